@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+AFFECT := $(BIN)/affect
+
+.PHONY: help setup demo test bench clean
+
+help:
+	@echo "make demo   a synthetic corpus, two networks, a comparison (under three minutes)"
+	@echo "make test   lint, types, import layers and tests"
+	@echo "make bench  speed and memory, written to bench.json"
+	@echo "make setup  the environment in $(VENV) alone"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,simulation]'
+	touch $@
+
+demo: setup
+	rm -rf demo
+	$(AFFECT) synth --cache demo/cache --subjects 12 --seconds 150
+	$(AFFECT) fit -c experiments/demo.yaml --name=bilstm
+	$(AFFECT) fit -c experiments/demo.yaml --name=tcn --model.name=tcn --model.layers=5
+	$(AFFECT) compare demo/runs/bilstm/* demo/runs/tcn/* --figure demo/comparison.png
+	@echo
+	@echo "Done. The runs are in demo/runs (figures in each run's figures/), the comparison in demo/comparison.png."
+	@echo "Next: affect predict $$(ls -d demo/runs/bilstm/*) demo/cache --out demo/predictions.csv"
+	@echo "      or your own data: data/README.md (the command is $(AFFECT), or activate $(VENV))"
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python benchmarks/level2.py --out bench.json
+
+clean:
+	rm -rf demo bench.json

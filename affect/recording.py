@@ -1,0 +1,152 @@
+"""What a Recording is: one video's action units and annotations, and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, UInt8
+
+from affect.errors import RecordingError
+
+SCHEMA_VERSION = 1
+
+OPENFACE_INTENSITIES: tuple[str, ...] = tuple(
+    f"AU{number:02d}_r" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
+)
+OPENFACE_PRESENCES: tuple[str, ...] = tuple(
+    f"AU{number:02d}_c"
+    for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 28, 45)
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a recording's numbers come from; together the fields are its identity.
+
+    Attributes:
+        backend: what made the action units, such as `openface` or `import-recola`.
+        backend_version: its version.
+        source_sha256: SHA-256 of the file or files that were read, hexadecimal.
+        weights_sha256: SHA-256 of the model files; empty where there are none.
+        parameters: what changes the numbers, JSON values only; never device or worker count.
+    """
+
+    backend: str
+    backend_version: str
+    source_sha256: str
+    weights_sha256: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all fields, hexadecimal: equal identities promise equal content."""
+        fields = (
+            self.source_sha256,
+            self.backend,
+            self.backend_version,
+            self.weights_sha256,
+            dict(self.parameters),
+        )
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One video's action units over time, with its annotations; never pixels.
+
+    T frames, F intensities, P presences, R raters. Frames where the face was lost carry
+    `success` False and NaN intensities, never invented values.
+
+    Attributes:
+        corpus, subject, name: which corpus, which person, which recording of that person.
+        rate_hz: frames a second.
+        time_s: seconds from the start of the video, strictly increasing.
+        intensity: action-unit intensities, one column a name of `intensity_names`.
+        presence: 0 or 1, one column a name of `presence_names`; P may be 0.
+        confidence: the tracker's confidence, 0 to 1.
+        success: whether a face was tracked.
+        annotations: per dimension [T], or [R, T] with one row a name of `raters`; NaN is missing.
+        raters: names of the rows of [R, T] annotations.
+        truth: what a generator knows of itself; empty for real recordings.
+        provenance: where the numbers come from.
+    """
+
+    corpus: str
+    subject: str
+    name: str
+    rate_hz: float
+    time_s: Float64[np.ndarray, " T"]
+    intensity: Float32[np.ndarray, "T F"]
+    intensity_names: tuple[str, ...]
+    confidence: Float32[np.ndarray, " T"]
+    success: Bool[np.ndarray, " T"]
+    annotations: Mapping[str, np.ndarray]
+    provenance: Provenance
+    raters: tuple[str, ...] = ()
+    presence: UInt8[np.ndarray, "T P"] | None = None
+    presence_names: tuple[str, ...] = ()
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames, T."""
+        return len(self.time_s)
+
+    @property
+    def key(self) -> str:
+        """`corpus/subject/name`, unique in a cache."""
+        return f"{self.corpus}/{self.subject}/{self.name}"
+
+    def with_annotations(self, annotations: Mapping[str, np.ndarray]) -> Recording:
+        """The same recording with other annotations."""
+        return replace(self, annotations=annotations)
+
+
+def check(recording: Recording) -> None:
+    """Verify every invariant of the format.
+
+    Raises:
+        RecordingError: naming the recording and the first invariant that is broken.
+    """
+    for broken, message in _invariants(recording):
+        if broken:
+            raise RecordingError(f"recording {recording.key}: {message}")
+
+
+def _invariants(rec: Recording):  # noqa: ANN202 - pairs of (broken, message), lazily in order
+    frames, rate_hz = rec.frames, rec.rate_hz
+    for part in ("corpus", "subject", "name"):
+        text = getattr(rec, part)
+        yield not (text and text.isprintable()), f"its {part} {text!r} is empty or not printable"
+    yield not (np.isfinite(rate_hz) and rate_hz > 0), f"rate_hz is {rate_hz}, not above 0"
+    yield frames == 0, "it has no frames"
+    yield not np.isfinite(rec.time_s).all(), "time_s has values that are not finite"
+    yield bool((np.diff(rec.time_s) <= 0).any()), "time_s does not increase strictly"
+    yield not rec.intensity_names, "it has no action units"
+    yield (
+        rec.intensity.shape != (frames, len(rec.intensity_names)),
+        f"intensities are {rec.intensity.shape}, {frames} frames and "
+        f"{len(rec.intensity_names)} names were given",
+    )
+    yield len(set(rec.intensity_names)) < len(rec.intensity_names), "two action units share a name"
+    presence_shape = (frames, 0) if rec.presence is None else rec.presence.shape
+    yield (
+        presence_shape != (frames, len(rec.presence_names)),
+        f"presences are {presence_shape}, {frames} frames and "
+        f"{len(rec.presence_names)} names were given",
+    )
+    yield rec.confidence.shape != (frames,), "confidence has another length than time_s"
+    yield rec.success.shape != (frames,), "success has another length than time_s"
+    yield bool(np.isinf(rec.intensity).any()), "intensities are infinite"
+    for dimension, values in rec.annotations.items():
+        yield (
+            values.shape not in {(frames,), (len(rec.raters), frames)},
+            f"annotation {dimension!r} is {values.shape}, {frames} frames and "
+            f"{len(rec.raters)} raters were given",
+        )
+        yield bool(np.isinf(values).any()), f"annotation {dimension!r} has infinite values"

@@ -1,0 +1,355 @@
+"""Recordings and predictions in HDF5: the only file that imports h5py.
+
+A recording's file is `<cache>/<corpus>/<subject>/<name>.h5`. It is built in memory, written to a
+temporary file beside its place and renamed, so that a reader sees a whole file or none, and many
+processes may write different recordings at once. Its first 512 bytes (HDF5's user block) repeat a
+summary as one JSON line, so that a cache of ten thousand files is listed without opening HDF5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import h5py
+import numpy as np
+
+from affect.errors import RecordingError, UserError
+from affect.files import write_whole
+from affect.prediction import Prediction
+from affect.recording import SCHEMA_VERSION, Provenance, Recording, check
+
+SUFFIX = ".h5"
+_HEADER_BYTES = 512
+_RESERVED = '/\\:*?"<>|%'
+_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording as a cache lists it: read from the file's header alone."""
+
+    path: Path
+    corpus: str
+    subject: str
+    name: str
+    frames: int
+    rate_hz: float
+    faces: float
+    identity: str
+
+    @property
+    def key(self) -> str:
+        """`corpus/subject/name`, unique in a cache."""
+        return f"{self.corpus}/{self.subject}/{self.name}"
+
+
+def path_of(cache: Path, corpus: str, subject: str, name: str) -> Path:
+    """Where a cache keeps a recording; characters that a file name cannot hold are %-encoded."""
+    return cache / _encode(corpus) / _encode(subject) / (_encode(name) + SUFFIX)
+
+
+def write(recording: Recording, cache: Path) -> Path:
+    """Check a recording and put it into a cache, whole or not at all.
+
+    Returns:
+        The file's path; a file that was there is replaced in one step.
+
+    Raises:
+        RecordingError: the recording breaks the format.
+        UserError: the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    check(recording)
+    path = path_of(cache, recording.corpus, recording.subject, recording.name)
+    write_whole(path, _to_bytes(recording))
+    return path
+
+
+def read(path: Path) -> Recording:
+    """The recording in a file.
+
+    Raises:
+        RecordingError: the file is missing, truncated, foreign or of another schema version.
+    """
+    with _open(path) as file:
+        return _from_file(file)
+
+
+def verify(path: Path) -> None:
+    """Check a file's checksum, its header and every invariant of the format.
+
+    Raises:
+        RecordingError: naming the file and what is wrong with it.
+    """
+    recording = read(path)
+    try:
+        check(recording)
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from None
+    with _open(path) as file:
+        stored = str(file.attrs["checksum"])
+    if stored != checksum(recording):
+        raise RecordingError(f"{path}: its content does not match its checksum; import it again")
+    if _header(path) != _summary(recording):
+        raise RecordingError(f"{path}: its header does not match its content; import it again")
+
+
+def recording_paths(cache: Path) -> list[Path]:
+    """Every recording's file in a cache, sorted by corpus, subject and name.
+
+    Raises:
+        UserError: the cache is missing.
+    """
+    if not cache.is_dir():
+        raise UserError(f"no cache at {cache}: make one with `affect import` or `affect synth`")
+    return sorted(
+        Path(recording.path)
+        for corpus in _folders(cache)
+        for subject in _folders(corpus)
+        for recording in os.scandir(subject)
+        if recording.name.endswith(SUFFIX) and not recording.name.startswith(".")
+    )
+
+
+def entries(cache: Path) -> list[Entry]:
+    """Every recording of a cache, from the headers alone.
+
+    Raises:
+        UserError: the cache is missing.
+        RecordingError: a file is foreign, truncated or of another schema version.
+    """
+    return [entry(path) for path in recording_paths(cache)]
+
+
+def entry(path: Path) -> Entry:
+    """One recording as a cache lists it.
+
+    Raises:
+        RecordingError: the file is missing, foreign, truncated or of another schema version.
+    """
+    header = _header(path)
+    return Entry(
+        path=path,
+        corpus=unquote(path.parent.parent.name),
+        subject=unquote(path.parent.name),
+        name=unquote(path.name.removesuffix(SUFFIX)),
+        frames=header["frames"],
+        rate_hz=header["rate_hz"],
+        faces=header["faces"],
+        identity=header["identity"],
+    )
+
+
+def find(cache: Path, corpus: str, subject: str, name: str) -> Entry | None:
+    """A cache's entry for one recording, or None where it holds none that can be read."""
+    try:
+        return entry(path_of(cache, corpus, subject, name))
+    except RecordingError:
+        return None
+
+
+def checksum(recording: Recording) -> str:
+    """SHA-256 over every array and attribute of a recording, hexadecimal."""
+    digest = hashlib.sha256(json.dumps(_attributes(recording), sort_keys=True).encode())
+    for name, values in sorted(_arrays(recording).items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write one group a prediction, `<index>`, in order; whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        for index, item in enumerate(predictions):
+            group = file.create_group(f"{index:06d}")
+            for name in ("corpus", "subject", "name", "split", "fold"):
+                group.attrs[name] = getattr(item, name)
+            group.attrs["dimensions"] = json.dumps(item.dimensions)
+            for name in ("time_s", "prediction", "reference"):
+                group.create_dataset(name, data=getattr(item, name), **_COMPRESSION)
+    write_whole(path, image.getvalue())
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions in a file, in the order in which they were written.
+
+    Raises:
+        RecordingError: the file is missing or does not hold predictions.
+    """
+    with _open(path, headed=False) as file:
+        return [_prediction(file[name]) for name in sorted(file)]
+
+
+def _encode(name: str) -> str:
+    """A file name for any printable text, reversible with `unquote`."""
+    kept = "".join(quote(c, safe="") if c in _RESERVED else c for c in name)
+    return kept if not kept.startswith(".") else "%2E" + kept[1:]
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    return (Path(item.path) for item in os.scandir(parent) if item.is_dir())
+
+
+def _summary(recording: Recording) -> dict[str, Any]:
+    return {
+        "affect": SCHEMA_VERSION,
+        "frames": recording.frames,
+        "rate_hz": recording.rate_hz,
+        "faces": round(float(recording.success.mean()), 6),
+        "identity": recording.provenance.identity,
+    }
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            first = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        raise RecordingError(f"no recording at {path}") from None
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        header = json.loads(first.rstrip(b"\0"))
+        version = header["affect"]
+    except (ValueError, TypeError, KeyError):
+        raise RecordingError(
+            f"{path} is not a recording of affect (truncated or foreign): remove or import it again"
+        ) from None
+    if version != SCHEMA_VERSION:
+        raise RecordingError(
+            f"{path} has schema version {version}, not {SCHEMA_VERSION}: import it again"
+        )
+    return header
+
+
+def _attributes(recording: Recording) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "corpus": recording.corpus,
+        "subject": recording.subject,
+        "name": recording.name,
+        "rate_hz": recording.rate_hz,
+        "raters": list(recording.raters),
+        "intensity_names": list(recording.intensity_names),
+        "presence_names": list(recording.presence_names),
+        **asdict(recording.provenance),
+        "parameters": dict(recording.provenance.parameters),
+    }
+
+
+def _arrays(recording: Recording) -> dict[str, np.ndarray]:
+    presence = recording.presence
+    if presence is None:
+        presence = np.zeros((recording.frames, 0), np.uint8)
+    return {
+        "au/intensity": recording.intensity,
+        "au/presence": presence,
+        "time_s": recording.time_s,
+        "confidence": recording.confidence,
+        "success": recording.success,
+        **{f"annotation/{_encode(k)}": v for k, v in recording.annotations.items()},
+        **{f"truth/{_encode(k)}": v for k, v in recording.truth.items()},
+    }
+
+
+def _to_bytes(recording: Recording) -> bytes:
+    """The whole HDF5 file: built in memory, so that only plain writes can fail."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", userblock_size=_HEADER_BYTES) as file:
+        for name, values in _arrays(recording).items():
+            compression = _COMPRESSION if values.size else {}
+            file.create_dataset(name, data=values, **compression)
+        attributes = _attributes(recording)
+        file["au/intensity"].attrs["names"] = attributes.pop("intensity_names")
+        file["au/presence"].attrs["names"] = np.array(
+            attributes.pop("presence_names"), dtype=h5py.string_dtype()
+        )
+        for name in ("raters", "parameters"):
+            attributes[name] = json.dumps(attributes[name], sort_keys=True)
+        file.attrs.update(attributes)
+        file.attrs["checksum"] = checksum(recording)
+    content = bytearray(image.getvalue())
+    header = json.dumps(_summary(recording)).encode()
+    content[: len(header)] = header
+    return bytes(content)
+
+
+@contextmanager
+def _open(path: Path, *, headed: bool = True) -> Iterator[h5py.File]:
+    """An open file; what breaks while it is read is told as a broken file.
+
+    Locks are off: files are never modified, and network file systems refuse locks.
+    """
+    if headed:
+        _header(path)
+    elif not path.is_file():
+        raise RecordingError(f"no predictions at {path}")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        detail = " ".join(str(error).split())
+        raise RecordingError(
+            f"{path} cannot be read as HDF5 of affect (truncated or foreign): {detail}"
+        ) from error
+
+
+def _from_file(file: h5py.File) -> Recording:
+    attributes: Mapping[str, Any] = file.attrs
+    return Recording(
+        corpus=str(attributes["corpus"]),
+        subject=str(attributes["subject"]),
+        name=str(attributes["name"]),
+        rate_hz=float(attributes["rate_hz"]),
+        time_s=file["time_s"][()],
+        intensity=file["au/intensity"][()],
+        intensity_names=_names(file["au/intensity"]),
+        presence=file["au/presence"][()],
+        presence_names=_names(file["au/presence"]),
+        confidence=file["confidence"][()],
+        success=file["success"][()],
+        annotations=_group(file, "annotation"),
+        raters=tuple(json.loads(attributes["raters"])),
+        truth=_group(file, "truth"),
+        provenance=Provenance(
+            backend=str(attributes["backend"]),
+            backend_version=str(attributes["backend_version"]),
+            source_sha256=str(attributes["source_sha256"]),
+            weights_sha256=str(attributes["weights_sha256"]),
+            parameters=json.loads(attributes["parameters"]),
+        ),
+    )
+
+
+def _names(dataset: h5py.Dataset) -> tuple[str, ...]:
+    return tuple(str(name) for name in dataset.attrs["names"])
+
+
+def _group(file: h5py.File, name: str) -> dict[str, np.ndarray]:
+    return {unquote(k): v[()] for k, v in file[name].items()} if name in file else {}
+
+
+def _prediction(group: h5py.Group) -> Prediction:
+    text = {name: str(group.attrs[name]) for name in ("corpus", "subject", "name", "split")}
+    return Prediction(
+        **text,
+        fold=int(group.attrs["fold"]),
+        dimensions=tuple(json.loads(group.attrs["dimensions"])),
+        time_s=group["time_s"][()],
+        prediction=group["prediction"][()],
+        reference=group["reference"][()],
+    )

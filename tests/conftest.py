@@ -1,0 +1,23 @@
+"""Fixtures of all tests; shapes in jaxtyping annotations are checked while testing."""
+
+import os
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ["WANDB_MODE"] = "disabled"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+install_import_hook("affect", "beartype.beartype")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A skip of a marker that AFFECT_REQUIRE lists (`real_data,browser`) is a failure."""
+    report = yield
+    required = {name for name in os.environ.get("AFFECT_REQUIRE", "").split(",") if name}
+    missing = required & {marker.name for marker in item.iter_markers()}
+    if report.skipped and missing:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, but AFFECT_REQUIRE lists {min(missing)}"
+    return report

@@ -1,0 +1,242 @@
+import dataclasses
+import errno
+import json
+import multiprocessing
+import os
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from affect import files, store
+from affect.errors import RecordingError, UserError
+from affect.recording import Provenance, check
+from tests.builders import NAMES, recording
+
+
+def full_recording():
+    frames = 40
+    rng = np.random.default_rng(0)
+    success = rng.random(frames) > 0.2
+    intensity = rng.random((frames, len(NAMES))).astype(np.float32)
+    intensity[~success] = np.nan
+    return recording(
+        subject="ä b/c",
+        frames=frames,
+        intensity=intensity,
+        success=success,
+        presence=(rng.random((frames, 2)) > 0.5).astype(np.uint8),
+        presence_names=("AU01_c", "AU45_c"),
+        annotations={
+            "valence": rng.random((2, frames)).astype(np.float32),
+            "arousal": rng.random(frames).astype(np.float32),
+        },
+        raters=("FM1", "FF1"),
+        truth={"delay_s": np.array([2.0, 4.0])},
+        provenance=Provenance("openface", "2.2", "ab", "cd", {"mode": "video", "hop": 3}),
+    )
+
+
+def assert_same(one, other):
+    for field in dataclasses.fields(one):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(left, dict):
+            assert left.keys() == right.keys()
+            for key in left:
+                np.testing.assert_array_equal(left[key], right[key])
+        elif isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype
+            np.testing.assert_array_equal(left, right)
+        else:
+            assert left == right, field.name
+
+
+def test_a_recording_comes_back_as_it_was_written(tmp_path):
+    written = full_recording()
+    path = store.write(written, tmp_path)
+    assert path == tmp_path / "toy" / "ä b%2Fc" / "1.h5"
+    assert_same(store.read(path), written)
+    store.verify(path)
+
+
+def test_the_format_is_the_documented_one_for_any_hdf5_reader(tmp_path):
+    with h5py.File(store.write(full_recording(), tmp_path)) as file:
+        assert file["au/intensity"].dtype == np.float32
+        assert list(file["au/intensity"].attrs["names"]) == list(NAMES)
+        assert list(file["au/presence"].attrs["names"]) == ["AU01_c", "AU45_c"]
+        assert file["annotation/valence"].shape == (2, 40)
+        assert file["success"].dtype == bool
+        assert file.attrs["schema_version"] == 1
+        assert file.attrs["corpus"] == "toy"
+        assert json.loads(file.attrs["parameters"]) == {"mode": "video", "hop": 3}
+        assert len(file.attrs["checksum"]) == 64
+
+
+names = st.text(min_size=1, max_size=30).filter(str.isprintable)
+
+
+@settings(deadline=None, max_examples=25)
+@given(subject=names, name=names)
+def test_any_name_becomes_one_file_below_its_corpus(tmp_path_factory, subject, name):
+    cache = tmp_path_factory.mktemp("cache")
+    path = store.write(recording(subject=subject, name=name, frames=3), cache)
+    assert path.parent.parent == cache / "toy"
+    (entry,) = store.entries(cache)
+    assert (entry.subject, entry.name) == (subject, name)
+
+
+def test_two_names_never_share_a_file(tmp_path):
+    hostile = ["a/b", "a%2Fb", "a:b", "..", ".", ".hidden", "%2E.", "a\\b", "con", "a b"]
+    paths = {store.path_of(tmp_path, "c", name, name) for name in hostile}
+    assert len(paths) == len(hostile)
+    assert all(len(path.relative_to(tmp_path).parts) == 3 for path in paths)
+
+
+def test_entries_say_what_the_recordings_hold(tmp_path):
+    store.write(full_recording(), tmp_path)
+    (entry,) = store.entries(tmp_path)
+    assert entry.key == "toy/ä b/c/1"
+    assert (entry.frames, entry.rate_hz) == (40, 5.0)
+    assert entry.faces == pytest.approx(full_recording().success.mean(), abs=1e-6)
+    assert entry.identity == full_recording().provenance.identity
+
+
+def test_identity_follows_source_backend_weights_and_parameters_alone():
+    base = Provenance("b", "1", "s", "w", {"a": 1, "z": 2})
+    assert base.identity == Provenance("b", "1", "s", "w", {"z": 2, "a": 1}).identity
+    others = [
+        Provenance("c", "1", "s", "w", {"a": 1, "z": 2}),
+        Provenance("b", "2", "s", "w", {"a": 1, "z": 2}),
+        Provenance("b", "1", "t", "w", {"a": 1, "z": 2}),
+        Provenance("b", "1", "s", "x", {"a": 1, "z": 2}),
+        Provenance("b", "1", "s", "w", {"a": 1, "z": 3}),
+    ]
+    assert len({base.identity, *(other.identity for other in others)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subject": ""}, "its subject '' is empty or not printable"),
+        ({"name": "a\n"}, "its name .* is empty or not printable"),
+        ({"rate_hz": 0.0}, "rate_hz is 0.0, not above 0"),
+        ({"rate_hz": float("nan")}, "rate_hz is nan, not above 0"),
+        ({"time_s": np.zeros(60)}, "time_s does not increase strictly"),
+        ({"intensity_names": ("AU01_r", "AU01_r", "AU12_r")}, "two action units share a name"),
+        ({"intensity": np.full((60, 3), np.inf, np.float32)}, "intensities are infinite"),
+        ({"annotations": {"valence": np.zeros((2, 60), np.float32)}}, "annotation 'valence' is"),
+        ({"annotations": {"valence": np.zeros(59, np.float32)}}, "annotation 'valence' is"),
+    ],
+)
+def test_a_broken_recording_is_refused_and_nothing_is_written(tmp_path, changes, message):
+    broken = recording(**changes)
+    with pytest.raises(RecordingError, match=message):
+        check(broken)
+    with pytest.raises(RecordingError, match="recording toy/"):
+        store.write(broken, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_one_flipped_value_is_found(tmp_path):
+    path = store.write(recording(), tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["annotation/valence"][7] += 0.25
+    with pytest.raises(RecordingError, match="does not match its checksum"):
+        store.verify(path)
+
+
+def test_a_header_that_belongs_to_another_recording_is_found(tmp_path):
+    path = store.write(recording(), tmp_path)
+    other = store.write(recording(frames=50, name="2"), tmp_path).read_bytes()
+    path.write_bytes(other[:512] + path.read_bytes()[512:])
+    with pytest.raises(RecordingError, match="header does not match"):
+        store.verify(path)
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _foreign(path):
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+
+
+def _older(path):
+    path.write_bytes(path.read_bytes().replace(b'"affect": 1', b'"affect": 0', 1))
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _text(path):
+    path.write_text("not HDF5\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncated, "truncated or foreign"),
+        (_foreign, "is not a recording of affect"),
+        (_older, "has schema version 0, not 1: import it again"),
+        (_empty, "is not a recording of affect"),
+        (_text, "is not a recording of affect"),
+    ],
+)
+def test_a_damaged_file_is_told_by_its_path(tmp_path, damage, message):
+    path = store.write(recording(), tmp_path)
+    damage(path)
+    with pytest.raises(RecordingError, match=message) as caught:
+        store.verify(path)
+    assert str(path) in str(caught.value)
+    assert store.find(tmp_path, "toy", "P1", "1") is None or damage is _truncated
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = store.write(recording(), tmp_path)
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        store.write(recording(seed=1), tmp_path)
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == ["1.h5"]
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*cache"):
+        store.write(recording(), tmp_path / "cache")
+
+
+def _write_many(arguments):
+    cache, worker = arguments
+    for index in range(10):
+        store.write(recording(f"P{index}", name=str(worker)), cache)
+
+
+def test_many_processes_write_different_recordings_at_once(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        pool.map(_write_many, [(tmp_path, worker) for worker in range(3)])
+    paths = store.recording_paths(tmp_path)
+    assert len(paths) == 30
+    for path in paths:
+        store.verify(path)
+
+
+def test_listing_opens_no_hdf5(tmp_path, monkeypatch):
+    store.write(recording(), tmp_path)
+    monkeypatch.setattr(store.h5py, "File", None)
+    assert [entry.key for entry in store.entries(tmp_path)] == ["toy/P1/1"]
+
+
+def test_a_missing_cache_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="make one with `affect import`"):
+        store.entries(tmp_path / "none")
