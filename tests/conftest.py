@@ -5,10 +5,12 @@ import os
 import pytest
 from jaxtyping import install_import_hook
 
+from tests import typechecker
+
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-install_import_hook("affect", "beartype.beartype")
+install_import_hook("affect", f"{typechecker.__name__}.check")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,435 @@
+"""The `affect` command: each subcommand imports only what it runs.
+
+Progress and logs go to standard error, the result to standard output: text for people, or with
+`--json` exactly one JSON object. Exit status: 0 done, 2 for what the user can mend, 1 for a defect
+of the program, 75 when a job was preempted after saving its state, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from affect import __version__
+from affect.errors import Preempted, UserError
+
+_OK, _DEFECT, _USER_ERROR, _PREEMPTED, _INTERRUPTED = 0, 1, 2, 75, 130
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a subcommand prints: `data` for `--json`, else `text`, which rich may render.
+
+    Without a text nothing is printed: by processes of a distributed run other than the first.
+    """
+
+    text: Any
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        summary: one line of `affect --help`.
+        configure: adds its arguments to a parser.
+        run: does the work.
+        takes_experiment: whether it takes an experiment's keys as flags beside its own.
+    """
+
+    summary: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Result]
+    takes_experiment: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like every other error of the user's."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        _run([argument for argument in arguments if argument != "--debug"])
+    except UserError as error:
+        if debug:
+            raise
+        _complain(f"error: {' '.join(str(error).split())}")
+        return _USER_ERROR
+    except Preempted as stop:
+        _complain(str(stop))
+        return _PREEMPTED
+    except KeyboardInterrupt as stop:
+        _complain(str(stop) or "interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return _OK
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"defect: {type(error).__name__}: {error} (run again with --debug and report it)")
+        return _DEFECT
+    return _OK
+
+
+def _run(arguments: Sequence[str]) -> None:
+    name, rest = _subcommand(arguments)
+    if name is None:
+        return
+    command = COMMANDS[name]
+    parser = _Parser(prog=f"affect {name}", description=command.summary)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.configure(parser)
+    if command.takes_experiment:
+        options, options.experiment_arguments = parser.parse_known_args(rest)
+    else:
+        options = parser.parse_args(rest)
+    result = command.run(options)
+    if result.text is None:
+        return
+    if options.json:
+        _write(json.dumps(result.data))
+    else:
+        _print(result.text)
+
+
+def _subcommand(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The subcommand and its arguments; none where help or the version was asked for."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        _write(_overview())
+        return None, []
+    if arguments[0] == "--version":
+        _write(f"affect {__version__}")
+        return None, []
+    if arguments[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "see `affect --help`"
+        raise UserError(f"unknown command {arguments[0]!r}: {advice}")
+    return arguments[0], arguments[1:]
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: affect COMMAND ...",
+            "",
+            "Affect recognition from facial action units, without keeping or moving faces.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`affect COMMAND --help` explains each; --json prints one JSON object.",
+        ]
+    )
+
+
+# --- corpora ---------------------------------------------------------------------------------
+
+
+def _configure_synth(parser: argparse.ArgumentParser) -> None:
+    _add_cache(parser)
+    parser.add_argument("--subjects", type=int, default=23, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=300.0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _synth(options: argparse.Namespace) -> Result:
+    from affect.data import synthetic
+
+    pending = synthetic.pending(options.subjects, options.seconds, seed=options.seed)
+    return _import_into(options, list(pending))
+
+
+def _configure_import(parser: argparse.ArgumentParser) -> None:
+    from affect.data.importing import IMPORTERS
+
+    parser.add_argument("format", choices=list(IMPORTERS), help="format of the source")
+    parser.add_argument("source", type=Path, help="file or folder")
+    _add_cache(parser)
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of this format, see data/README.md; may be given several times",
+    )
+
+
+def _import(options: argparse.Namespace) -> Result:
+    from affect.data import importing
+
+    chosen = dict(_pair(text) for text in options.option)
+    return _import_into(options, list(importing.find(options.format, options.source, chosen)))
+
+
+def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:
+    from tqdm import tqdm
+
+    from affect.data import importing
+
+    steps = importing.import_all(pending, options.cache, force=options.force)
+    outcome = importing.Outcome()
+    for _, outcome in tqdm(steps, total=len(pending), unit="recording", file=sys.stderr):  # noqa: B007
+        continue
+    if outcome.failed:
+        for key, message in outcome.failed.items():
+            _complain(f"{key}: {message}")
+        raise UserError(
+            f"{len(outcome.failed)} of {len(pending)} recordings could not be imported "
+            f"(the {len(outcome.written) + len(outcome.skipped)} others are in {options.cache})"
+        )
+    data = {"written": len(outcome.written), "skipped": len(outcome.skipped)}
+    text = f"{options.cache}: {data['written']} recordings written, {data['skipped']} there already"
+    return Result(text, {"cache": str(options.cache), **data})
+
+
+def _info(options: argparse.Namespace) -> Result:
+    from affect import store
+
+    corpora: dict[str, dict[str, Any]] = {}
+    for entry in store.entries(options.cache):
+        corpus = corpora.setdefault(
+            entry.corpus,
+            {"subjects": set(), "recordings": 0, "frames": 0, "seconds": 0.0, "faces": 0.0},
+        )
+        corpus["subjects"].add(entry.subject)
+        corpus["recordings"] += 1
+        corpus["frames"] += entry.frames
+        corpus["seconds"] += entry.frames / entry.rate_hz
+        corpus["faces"] += entry.faces * entry.frames
+    for corpus in corpora.values():
+        corpus["subjects"] = len(corpus["subjects"])
+        corpus["faces"] = round(corpus["faces"] / corpus["frames"], 4)
+        corpus["seconds"] = round(corpus["seconds"], 2)
+    rows = [
+        (
+            name,
+            *(f"{corpus[column]:,}" for column in ("subjects", "recordings", "frames")),
+            f"{corpus['seconds'] / 3600:.2f}",
+            f"{corpus['faces']:.1%}",
+        )
+        for name, corpus in corpora.items()
+    ]
+    columns = ("corpus", "subjects", "recordings", "frames", "hours", "frames with a face")
+    return Result(_table(columns, rows), {"cache": str(options.cache), "corpora": corpora})
+
+
+def _verify(options: argparse.Namespace) -> Result:
+    from tqdm import tqdm
+
+    from affect import store
+
+    paths = store.recording_paths(options.cache)
+    broken = []
+    for path in tqdm(paths, unit="recording", file=sys.stderr):
+        try:
+            store.verify(path)
+        except UserError as error:
+            broken.append(str(error))
+            _complain(str(error))
+    if broken:
+        raise UserError(f"{len(broken)} of {len(paths)} recordings in {options.cache} are broken")
+    return Result(
+        f"{options.cache}: all {len(paths)} recordings are whole",
+        {"cache": str(options.cache), "recordings": len(paths), "broken": 0},
+    )
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def _configure_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with an unfinished run's folder"
+    )
+    parser.epilog = (
+        "Every key of an experiment file is a flag: -c EXPERIMENT.yaml --model.hidden_size=128 "
+        "--seed=1. --print-config prints the resolved experiment; --keys lists every key."
+    )
+    parser.add_argument("--keys", action="store_true", help="explain every key and end")
+
+
+def _fit(options: argparse.Namespace) -> Result:
+    from affect import config
+
+    if options.keys or "--print-config" in options.experiment_arguments:
+        arguments = ["--help"] if options.keys else options.experiment_arguments
+        return Result(_printed_by(config.argument_parser(), arguments), {})
+    from affect.report import figures
+    from affect.training import run as runs
+    from affect.training.fit import fit
+
+    if options.resume is None:
+        resumed, experiment = None, config.parse(options.experiment_arguments)
+    else:
+        if options.experiment_arguments:
+            raise UserError("--resume takes its experiment from the run: give no other flag")
+        resumed = runs.open_run(options.resume)
+        experiment = resumed.experiment
+    run = fit(experiment, draw=figures.draw, resume=resumed)
+    if not runs.is_main_process():
+        return Result(None, {})
+    return _scores(run.record["metrics"], run.folder)
+
+
+def _configure_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--cache", type=Path, help="where the recordings are now")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+
+def _scorer(split: str) -> Callable[[argparse.Namespace], Result]:
+    def score(options: argparse.Namespace) -> Result:
+        from affect.training import run as runs
+        from affect.training.inference import score_run
+
+        run = runs.open_run(options.run)
+        return _scores(
+            score_run(run, split, cache=options.cache, device=options.device), run.folder
+        )
+
+    return score
+
+
+def _configure_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("cache", type=Path, help="folder of recordings")
+    parser.add_argument("--out", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--fold", type=int, help="which fold's network, where there are several")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+
+def _predict(options: argparse.Namespace) -> Result:
+    from affect.training import run as runs
+    from affect.training.inference import predict_cache
+
+    run = runs.open_run(options.run)
+    written = predict_cache(
+        run, options.cache, options.out, fold=options.fold, device=options.device
+    )
+    text = f"{options.out}: {written['frames']:,} frames of {written['recordings']} recordings"
+    return Result(text, {"out": str(options.out), **written})
+
+
+# --- reports ---------------------------------------------------------------------------------
+
+
+def _configure_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs' folders")
+    parser.add_argument("--figure", type=Path, help="draw the comparison as a PNG")
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="of the bootstrap over subjects"
+    )
+
+
+def _compare(options: argparse.Namespace) -> Result:
+    from affect.report import figures
+    from affect.report.compare import compare
+    from affect.training import run as runs
+
+    opened = [runs.open_run(folder) for folder in options.runs]
+    comparison = compare(opened, resamples=options.resamples)
+    if options.figure is not None:
+        figures.draw_comparison(opened, comparison, options.figure)
+    return Result(comparison.to_table(), comparison.to_json())
+
+
+def _configure_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cache", type=Path, help="folder of recordings")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "synth": Command("a synthetic corpus with RECOLA's shape", _configure_synth, _synth),
+    "import": Command("a corpus on disk to a cache of recordings", _configure_import, _import),
+    "info": Command("what a cache holds", _configure_cache, _info),
+    "verify": Command("every checksum and invariant of a cache", _configure_cache, _verify),
+    "fit": Command("train, validate and test an experiment", _configure_fit, _fit, True),
+    "validate": Command("a run's validation scores again", _configure_score, _scorer("val")),
+    "test": Command("a run's test scores again", _configure_score, _scorer("test")),
+    "predict": Command("recordings to valence and arousal", _configure_predict, _predict),
+    "compare": Command("runs side by side, with uncertainty", _configure_compare, _compare),
+}
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", type=Path, required=True, help="folder of recordings to fill")
+    parser.add_argument("--force", action="store_true", help="write what is there already again")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f"--option takes KEY=VALUE, not {text!r}")
+    return key, value
+
+
+def _scores(metrics: Mapping[str, float], folder: Path) -> Result:
+    """The metrics as a table: one row a split and dimension, one column a score."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for key, value in metrics.items():
+        split, score, dimension = key.split("/")
+        rows.setdefault((split, dimension), {})[score] = value
+    columns = list(dict.fromkeys(score for row in rows.values() for score in row))
+    cells = [
+        (*place, *(f"{row[score]:.3f}" if score in row else "" for score in columns))
+        for place, row in rows.items()
+    ]
+    table = _table(("split", "dimension", *columns), cells, title=str(folder))
+    return Result(table, {"run": str(folder), **metrics})
+
+
+def _table(columns: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _printed_by(parser: Any, arguments: Sequence[str]) -> str:
+    """What a parser prints before it ends the program."""
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        parser.parse_args(list(arguments))
+    return text.getvalue().rstrip("\n")
+
+
+def _print(content: Any) -> None:
+    if isinstance(content, str):
+        _write(content)
+    else:
+        from rich.console import Console
+
+        Console().print(content)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"affect: {text}\n")

@@ -1,0 +1,426 @@
+"""The typed experiment, read from YAML and the command line; imports no torch.
+
+Every field below is a key of the experiment file and a flag: `model.hidden_size` in the file is
+`--model.hidden_size` on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from affect.errors import UserError
+
+Standardisation = Literal["none", "subject", "train", "centred"]
+
+
+@dataclass
+class SourceConfig:
+    """Where the corpus comes from, if `fit` shall import it into the cache by itself.
+
+    Attributes:
+        format: `recola`, `avec`, `openface-csv`, `table` or `synthetic`; empty for a cache that
+            is there already.
+        path: file or folder; `${NAME}` is an environment variable.
+        options: the importer's own options.
+    """
+
+    format: str = ""
+    path: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SplitConfig:
+    """Which subjects train, validate and test; always disjoint by subject.
+
+    Attributes:
+        kind: `ratio`, `kfold`, `leave_one_subject_out`, `listed` (by patterns) or `file`.
+        folds: number of folds of `kfold`.
+        fold: run this fold alone; null for all.
+        val_fraction: share of subjects for validation; in folds, of the training subjects.
+        test_fraction: share of subjects for the test of `ratio`.
+        train: patterns of subjects, such as `train_*`, for `listed`.
+        val: likewise.
+        test: likewise.
+        file: YAML for `file`: `folds`, a list of lists of test subjects.
+        seed: of the split alone; the same seed gives the same split on every machine.
+    """
+
+    kind: Literal["ratio", "kfold", "leave_one_subject_out", "listed", "file"] = "ratio"
+    folds: int = 5
+    fold: int | None = None
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    train: list[str] = field(default_factory=list)
+    val: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    file: str = ""
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    """From recordings to batches.
+
+    Attributes:
+        cache: folder of recordings; `${NAME}` is an environment variable.
+        source: what to import into the cache first.
+        corpus: use this corpus of the cache alone; empty for all.
+        features: names or patterns of action units, such as `AU*_r`.
+        dimensions: what is predicted.
+        gold_standard: from raters to one trace: `avec` or `mean`.
+        standardise: forms of the features, side by side: `none`; by the moments of the `subject`
+            or of the `train` subjects; or `centred`, without the recording's own median and
+            divided by the deviation that is left in the training subjects.
+        delay_s: annotation delay in seconds, for all dimensions or a mapping of each; `auto`
+            estimates it on the training subjects.
+        window_frames: length of a training window; null for whole recordings.
+        hop_frames: from one window's start to the next; null for `window_frames`.
+        target: `frame`, or `window_mean` for one prediction a window (the paper's protocol).
+        batch_size: windows a batch.
+        eval_batch_size: recordings (or windows of `window_mean`) a batch in evaluation.
+        workers: processes that load data; 0 loads in the main process.
+        memory_mb: recordings that each worker keeps in memory, in MiB.
+        split: which subjects train, validate and test.
+    """
+
+    cache: str = "cache"
+    source: SourceConfig = field(default_factory=SourceConfig)
+    corpus: str = ""
+    features: list[str] = field(default_factory=lambda: ["*"])
+    dimensions: list[str] = field(default_factory=lambda: ["valence", "arousal"])
+    gold_standard: Literal["avec", "mean"] = "avec"
+    standardise: list[Standardisation] = field(default_factory=lambda: ["subject"])
+    delay_s: float | Literal["auto"] | dict[str, float] = 0.0
+    window_frames: int | None = None
+    hop_frames: int | None = None
+    target: Literal["frame", "window_mean"] = "frame"
+    batch_size: int = 16
+    eval_batch_size: int = 8
+    workers: int = 0
+    memory_mb: int = 2048
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        name: `rnn`, `lstm`, `gru`, `birnn`, `bilstm`, `bigru`, `conv_bilstm`, `conv_bigru`, `tcn`
+            or `attention`.
+        hidden_size: width.
+        layers: depth.
+        dropout: between layers and before the head, 0 to 1.
+        input_dropout: of the features, 0 to 1.
+        options: what this network alone knows, such as `kernel_size`.
+    """
+
+    name: str = "bilstm"
+    hidden_size: int = 64
+    layers: int = 2
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LossConfig:
+    """What training minimises.
+
+    Attributes:
+        name: `ccc` for 1 - CCC, `mse`, or `ccc_mse` for their mix.
+        per: the CCC of the pooled batch, or the mean over its sequences.
+        mix: share of 1 - CCC in `ccc_mse`, 0 to 1.
+    """
+
+    name: Literal["ccc", "mse", "ccc_mse"] = "ccc"
+    per: Literal["batch", "sequence"] = "batch"
+    mix: float = 0.5
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimiser.
+
+    Attributes:
+        name: `adam`, `adamw`, `nadam`, `radam`, `rmsprop` or `sgd`.
+        lr: learning rate (the highest, under a schedule).
+        weight_decay: as the optimiser defines it.
+        options: its other arguments, such as `momentum`.
+    """
+
+    name: Literal["adam", "adamw", "nadam", "radam", "rmsprop", "sgd"] = "adamw"
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SchedulerConfig:
+    """The learning rate over time.
+
+    Attributes:
+        name: `constant`, `cosine` (to zero at the last step), `one_cycle`, `step` (per epoch) or
+            `plateau` (on the validation CCC, per epoch).
+        warmup: share of all steps in which `cosine` rises linearly, or `one_cycle` rises.
+        step_epochs: epochs between two drops of `step`, or patience of `plateau`.
+        gamma: factor of a drop.
+    """
+
+    name: Literal["constant", "cosine", "one_cycle", "step", "plateau"] = "constant"
+    warmup: float = 0.1
+    step_epochs: int = 10
+    gamma: float = 0.1
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's trainer.
+
+    Attributes:
+        max_epochs: passes over the training windows.
+        patience: stop after so many epochs without a better validation CCC; null for never.
+        keep: weights that are evaluated: of the `best` validation CCC, or the `last`.
+        gradient_clip_val: largest gradient norm; null for no limit.
+        accumulate_grad_batches: batches an optimiser step.
+        precision: `32-true`, `bf16-mixed`, `16-mixed` and others of Lightning.
+        accelerator: `auto`, `cpu` or `gpu`.
+        devices: number of devices, or `auto`.
+        num_nodes: number of machines.
+        strategy: `auto`, `ddp` and others of Lightning.
+        deterministic: refuse operations whose result can vary.
+        progress: show a progress bar on standard error.
+    """
+
+    max_epochs: int = 40
+    patience: int | None = None
+    keep: Literal["best", "last"] = "best"
+    gradient_clip_val: float | None = 1.0
+    accumulate_grad_batches: int = 1
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    deterministic: bool = True
+    progress: bool = True
+
+
+@dataclass
+class EvaluationConfig:
+    """From the network's output to scores.
+
+    Attributes:
+        postprocess: steps of AVEC's post-processing, fitted on validation subjects and kept only
+            where they raise their CCC: `median`, `bias`, `scale`.
+        importance_repeats: permutations of each action unit on validation; 0 for none.
+    """
+
+    postprocess: list[Literal["median", "bias", "scale"]] = field(default_factory=list)
+    importance_repeats: int = 0
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases; `metrics.csv` is written in every mode.
+
+    Attributes:
+        mode: `auto` is online with a key and offline without.
+        project: W&B project.
+        entity: W&B user or team; empty for the default.
+        group: runs that belong together; empty for the experiment's name.
+        tags: of the run.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "affect"
+    entity: str = ""
+    group: str = ""
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Experiment:
+    """Everything that defines a run.
+
+    Attributes:
+        name: the experiment's folder below `runs`.
+        seed: of weights, batches and dropout.
+        runs: folder of all runs.
+        data: from recordings to batches.
+        model: the network.
+        loss: what training minimises.
+        optimizer: the optimiser.
+        scheduler: the learning rate over time.
+        trainer: Lightning's trainer.
+        evaluation: from the network's output to scores.
+        tracking: Weights & Biases.
+    """
+
+    name: str = "experiment"
+    seed: int = 0
+    runs: str = "runs"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def parse(arguments: Sequence[str]) -> Experiment:
+    """The experiment that command-line arguments describe, such as `-c FILE --seed 1`.
+
+    Raises:
+        UserError: a file is missing or no YAML, a key is unknown (the nearest valid one is
+            named), a value is of the wrong type or out of range, a variable is not set.
+    """
+    parser = argument_parser()
+    try:
+        namespace = parser.parse_args(list(arguments))
+        files = namespace.pop("config") or []
+        values = vars(parser.instantiate(namespace))
+    except Exception as error:  # jsonargparse raises many kinds, all about what the user wrote
+        raise UserError(_explained(error)) from error
+    experiment = Experiment(**{name: values[name] for name in _fields(Experiment)})
+    folder = Path(str(files[-1])).parent if files else Path()
+    experiment = _expand(experiment, {**os.environ, "EXPERIMENT_DIR": str(folder)})
+    validate(experiment)
+    return experiment
+
+
+def argument_parser() -> Any:
+    """The parser of `affect fit`: one flag a key, and `-c FILE` for experiment files."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    parser = ArgumentParser(
+        prog="affect fit",
+        exit_on_error=False,
+        print_config="--print-config",
+        description="Train, validate and test one experiment on pooled data.",
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="experiment file (YAML)")
+    parser.add_class_arguments(Experiment)
+    return parser
+
+
+def load(path: Path) -> Experiment:
+    """The experiment in a file, such as a run's `config.yaml`.
+
+    Raises:
+        UserError: as `parse`.
+    """
+    return parse(["-c", str(path)])
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """The experiment as the text of an experiment file, every key written out."""
+    return yaml.safe_dump(dataclasses.asdict(experiment), sort_keys=False)
+
+
+def validate(experiment: Experiment) -> None:
+    """Refuse values that no run could use.
+
+    Raises:
+        UserError: naming the first key that is out of range.
+    """
+    for key, broken, wanted in _ranges(experiment):
+        if broken:
+            raise UserError(f"{key} must be {wanted}")
+
+
+def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of an experiment file, sections included."""
+    for name, hint in get_type_hints(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from keys(hint, f"{prefix}{name}.")
+
+
+def _fields(kind: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind)]
+
+
+def _explained(error: Exception) -> str:
+    """One line of jsonargparse's message, with the nearest valid key where one is unknown."""
+    text = " ".join(str(error).replace("Parser key", "key").split())
+    unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
+    if unknown:
+        return _nearest(f"{unknown[1]}.{unknown[2]}")
+    unknown = re.search(r"(?:unrecognized arguments: --|Key '|Option ')([\w.]+)", text)
+    return _nearest(unknown[1]) if unknown else text
+
+
+def _nearest(key: str) -> str:
+    near = difflib.get_close_matches(key, list(keys()), n=1, cutoff=0.5)
+    return f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+
+
+def _expand(value: Any, variables: Mapping[str, str]) -> Any:
+    """The same values with `${NAME}` replaced in every text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        expanded = {name: _expand(getattr(value, name), variables) for name in _fields(type(value))}
+        return dataclasses.replace(value, **expanded)
+    if isinstance(value, dict):
+        return {name: _expand(item, variables) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, variables) for item in value]
+    return _substituted(value, variables) if isinstance(value, str) else value
+
+
+def _substituted(text: str, variables: Mapping[str, str]) -> str:
+    try:
+        return Template(text).substitute(variables) if "${" in text else text
+    except KeyError as error:
+        name = error.args[0]
+        raise UserError(
+            f"{text!r} needs the environment variable {name}: export {name}=... "
+            "or give the path as a flag (such as --data.source.path)"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{text!r} is not a valid use of ${{NAME}}: {error}") from None
+
+
+def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
+    """Triples of key, whether it is out of range, and what it must be."""
+    data, split, model = experiment.data, experiment.data.split, experiment.model
+    yield "name", not experiment.name or "/" in experiment.name, "a folder's name"
+    yield "data.dimensions", not data.dimensions, "at least one dimension"
+    yield "data.standardise", not data.standardise, "at least one of none, subject, train, centred"
+    yield "data.batch_size", data.batch_size < 1, "at least 1"
+    yield "data.eval_batch_size", data.eval_batch_size < 1, "at least 1"
+    yield "data.window_frames", (data.window_frames or 2) < 2, "at least 2, or null"  # noqa: PLR2004
+    yield "data.hop_frames", (data.hop_frames or 1) < 1, "at least 1, or null"
+    pooled = data.target == "window_mean"
+    yield "data.window_frames", pooled and not data.window_frames, "given for target window_mean"
+    delays = data.delay_s.values() if isinstance(data.delay_s, dict) else [data.delay_s]
+    negative = any(isinstance(delay, float | int) and delay < 0 for delay in delays)
+    yield "data.delay_s", negative, "0 or more seconds"
+    if isinstance(data.delay_s, dict):
+        yield "data.delay_s", set(data.delay_s) != set(data.dimensions), "given for each dimension"
+    yield "data.split.folds", split.folds < 2, "at least 2"  # noqa: PLR2004
+    yield "data.split.val_fraction", not 0 < split.val_fraction < 1, "between 0 and 1"
+    yield "data.split.test_fraction", not 0 < split.test_fraction < 1, "between 0 and 1"
+    yield "model.hidden_size", model.hidden_size < 1, "at least 1"
+    yield "model.layers", model.layers < 1, "at least 1"
+    yield "model.dropout", not 0 <= model.dropout < 1, "at least 0 and below 1"
+    refused = not 0 <= model.input_dropout < 1
+    yield "model.input_dropout", refused, "at least 0 and below 1"
+    yield "loss.mix", not 0 <= experiment.loss.mix <= 1, "between 0 and 1"
+    yield "optimizer.lr", not experiment.optimizer.lr > 0, "above 0"
+    yield "scheduler.warmup", not 0 <= experiment.scheduler.warmup < 1, "at least 0 and below 1"
+    yield "trainer.max_epochs", experiment.trainer.max_epochs < 1, "at least 1"
+    yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"

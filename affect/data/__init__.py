@@ -1,0 +1,1 @@
+"""From corpora to batches: importers, annotations, windows, splits and the data module."""

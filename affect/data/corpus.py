@@ -1,0 +1,69 @@
+"""The recordings of an experiment: imported first where it names a source, then listed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from affect import store
+from affect.config import DataConfig
+from affect.data import importing, synthetic
+from affect.errors import UserError
+from affect.store import Entry
+
+
+def entries_of(config: DataConfig, *, progress: bool = True) -> list[Entry]:
+    """The recordings that an experiment uses, sorted by corpus, subject and name.
+
+    Raises:
+        UserError: nothing is there, a recording cannot be imported, or two corpora share a
+            subject's name.
+    """
+    cache = Path(config.cache)
+    if config.source.format:
+        _import(config, cache, progress=progress)
+    entries = [e for e in store.entries(cache) if config.corpus in ("", e.corpus)]
+    if not entries:
+        corpus = f"corpus {config.corpus!r}" if config.corpus else "recordings"
+        raise UserError(f"no {corpus} in {cache}: see `affect info {cache}`")
+    _refuse_shared_names(entries)
+    return entries
+
+
+def frames_by_subject(entries: Iterable[Entry]) -> dict[str, int]:
+    """Each subject's number of frames."""
+    frames: dict[str, int] = {}
+    for entry in entries:
+        frames[entry.subject] = frames.get(entry.subject, 0) + entry.frames
+    return frames
+
+
+def _import(config: DataConfig, cache: Path, *, progress: bool) -> None:
+    source = config.source
+    pending = (
+        synthetic.pending(**source.options)
+        if source.format == "synthetic"
+        else importing.find(source.format, Path(source.path), source.options)
+    )
+    items = list(pending)
+    bar = tqdm(total=len(items), desc="import", file=sys.stderr, disable=not progress, leave=False)
+    with bar:
+        for _, outcome in importing.import_all(items, cache):
+            bar.update()
+            if outcome.failed:
+                key, message = next(iter(outcome.failed.items()))
+                raise UserError(f"cannot import {key}: {message}")
+
+
+def _refuse_shared_names(entries: Iterable[Entry]) -> None:
+    corpora: dict[str, str] = {}
+    for entry in entries:
+        other = corpora.setdefault(entry.subject, entry.corpus)
+        if other != entry.corpus:
+            raise UserError(
+                f"corpora {other!r} and {entry.corpus!r} both have a subject {entry.subject!r}: "
+                "choose one with data.corpus"
+            )

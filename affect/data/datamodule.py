@@ -1,0 +1,118 @@
+"""The Lightning data module: one fold of a cache as training windows and whole recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import lightning
+from torch.utils.data import DataLoader, DistributedSampler
+
+from affect.config import DataConfig
+from affect.data.preparation import Preparation, SeriesCache, prepare
+from affect.data.splits import Fold
+from affect.data.windows import Batch, Window, WindowDataset, collate
+from affect.errors import UserError
+from affect.store import Entry
+
+_MIB = 2**20
+_SEED_STRIDE = 1_000_003
+"""The sampler adds the epoch to its seed: seed 0's second epoch must not be seed 1's first."""
+
+
+class AffectDataModule(lightning.LightningDataModule):
+    """Batches of one fold.
+
+    Training draws windows in an order that depends on seed and epoch alone; validation and test
+    give whole recordings (or, under the target `window_mean`, windows without overlap), each once.
+
+    Args:
+        entries: recordings of all subjects.
+        fold: which subjects train, validate and test.
+        config: preparation, windows and batches.
+        seed: of the order of training windows.
+        preparation: of an earlier run; None to derive it from the training subjects.
+
+    Raises:
+        UserError: as `prepare`, or where no training recording fills a window.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        fold: Fold,
+        config: DataConfig,
+        seed: int,
+        preparation: Preparation | None = None,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._seed = seed
+        self.entries = {
+            part: [entry for entry in entries if entry.subject in set(getattr(fold, part))]
+            for part in ("train", "val", "test")
+        }
+        train, others = self.entries["train"], [*self.entries["val"], *self.entries["test"]]
+        _refuse_short(train, config)
+        self.preparation = preparation or prepare(train, others, config)
+        self.series = SeriesCache(self.preparation, config.memory_mb * _MIB)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training windows."""
+        dataset = WindowDataset(
+            self.entries["train"], self.series, self._config.window_frames, self._config.hop_frames
+        )
+        rank, world = self._place()
+        seed = self._seed * _SEED_STRIDE
+        sampler = DistributedSampler(dataset, world, rank, shuffle=True, seed=seed)
+        return _loader(dataset, sampler, self._config.batch_size, self._config)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation recordings."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test recordings."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, part: str) -> DataLoader[Batch]:
+        """Every recording once: ranks take turns, and none is repeated to even them out."""
+        dataset = evaluation_dataset(self.entries[part], self.series, self._config)
+        rank, world = self._place()
+        return _loader(
+            dataset, range(rank, len(dataset), world), self._config.eval_batch_size, self._config
+        )
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def evaluation_dataset(
+    entries: Sequence[Entry], series: SeriesCache, config: DataConfig
+) -> WindowDataset:
+    """Whole recordings, or windows without overlap under the target `window_mean`."""
+    window_frames = config.window_frames if config.target == "window_mean" else None
+    return WindowDataset(entries, series, window_frames)
+
+
+def _loader(
+    dataset: WindowDataset, sampler: Iterable[int], batch_size: int, config: DataConfig
+) -> DataLoader[Batch]:
+    loader: DataLoader[Window] = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+    )
+    return loader  # pyright: ignore[reportReturnType] - collate turns windows into batches
+
+
+def _refuse_short(train: Sequence[Entry], config: DataConfig) -> None:
+    longest = max((entry.frames for entry in train), default=0)
+    if config.window_frames is not None and longest < config.window_frames:
+        raise UserError(
+            f"data.window_frames is {config.window_frames}, the longest training recording has "
+            f"{longest} frames: choose a shorter window"
+        )

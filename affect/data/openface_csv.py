@@ -1,0 +1,138 @@
+"""OpenFace's CSVs to recordings: those of FeatureExtraction, and AVEC's with `;`.
+
+A frame counts as tracked where `success` is 1; AVEC's files have no such column, and OpenFace's own
+rule stands in for it: confidence above .725. Of several faces in a file, the one with the most
+tracked frames stays (of equals, the lowest `face_id`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64
+
+import affect
+from affect.data import columns, timeline
+from affect.data.importing import Pending, sha256_of
+from affect.data.timeline import Place, Track
+from affect.errors import UserError
+from affect.recording import Provenance, Recording
+
+_CONFIDENT = 0.725
+_TIMES = ("timestamp", "frameTime")
+_FACE = ("face_id", "confidence", "success", *_TIMES)
+_UNIT = re.compile(r"AU\d+_[rc]")
+
+
+def pending(
+    source: Path, *, corpus: str = "openface", pattern: str | None = None
+) -> Iterator[Pending]:
+    """The recordings that OpenFace's CSVs hold, one a file.
+
+    Args:
+        source: a CSV, or a folder that is searched with its subfolders.
+        corpus: the corpus's name in the cache.
+        pattern: regular expression with a group `subject` and, if wanted, `recording`; it must
+            match a file's whole path below the source, without suffix and with `/`. By default
+            the subject is the folder that the file lies in, or, directly in the source, the file
+            name; the recording is the file name.
+
+    Raises:
+        UserError: there is no CSV, the pattern is wrong or does not match a file, or two files
+            would be the same recording.
+    """
+    paths = [source] if source.is_file() else sorted(source.rglob("*.csv"))
+    if not paths:
+        raise UserError(f"{source} holds no *.csv of OpenFace's FeatureExtraction")
+    places: dict[Place, Path] = {}
+    for path in paths:
+        relative = Path(path.name) if path == source else path.relative_to(source)
+        place = Place(corpus, *_names(relative.with_suffix(""), _compiled(pattern)))
+        if place in places:
+            raise UserError(
+                f"{places[place]} and {path} are both recording {place.name!r} of "
+                f"{place.subject!r}: "
+                "tell them apart with the option pattern"
+            )
+        places[place] = path
+    for place, path in places.items():
+        provenance = Provenance("import-openface-csv", affect.__version__, sha256_of(path))
+        yield Pending(*place, provenance, partial(_load, place, path, provenance))
+
+
+def read(path: Path) -> Track:
+    """The action units of a CSV of OpenFace, of either format.
+
+    Raises:
+        UserError: the file cannot be read, has no action units or times, or a cell is no number.
+    """
+    frame = columns.read_csv(path, lambda name: name in _FACE or bool(_UNIT.fullmatch(name)))
+    intensities = [name for name in frame.columns if name.endswith("_r")]
+    presences = [name for name in frame.columns if name.endswith("_c")]
+    time = next((name for name in _TIMES if name in frame), None)
+    if not intensities:
+        raise UserError(f"{path} has no AU columns (AU01_r ...): run FeatureExtraction with -aus")
+    if time is None:
+        raise UserError(f"{path} has no column {' or '.join(_TIMES)}")
+    frame = _main_face(frame, path)
+    return Track(
+        source=path,
+        time_s=columns.times(frame, time, path),
+        intensity=columns.numbers(frame, intensities, path),
+        intensity_names=tuple(intensities),
+        success=_success(frame, path),
+        confidence=_column(frame, "confidence", path),
+        presence=(columns.numbers(frame, presences, path) > 0).astype(np.uint8),
+        presence_names=tuple(presences),
+    )
+
+
+def _load(place: Place, path: Path, provenance: Provenance) -> Recording:
+    return timeline.assemble(place, read(path), {}, provenance)
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"pattern {pattern!r} is no regular expression: {error}") from error
+    if "subject" not in compiled.groupindex:
+        raise UserError(f"pattern {pattern!r} has no group (?P<subject>...)")
+    return compiled
+
+
+def _names(relative: Path, pattern: re.Pattern[str] | None) -> tuple[str, str]:
+    """Subject and recording of a file, from its path below the source without suffix."""
+    if pattern is None:
+        return relative.parent.name or relative.name, relative.name
+    match = pattern.fullmatch(relative.as_posix())
+    if match is None:
+        raise UserError(f"pattern {pattern.pattern!r} does not match {relative.as_posix()!r}")
+    return match["subject"], match.groupdict().get("recording") or relative.name
+
+
+def _main_face(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    if "face_id" not in frame or frame["face_id"].nunique() <= 1:
+        return frame
+    success = _success(frame, path)
+    tracked = np.ones(len(frame), bool) if success is None else success
+    return frame[frame["face_id"] == pd.Series(tracked).groupby(frame["face_id"]).sum().idxmax()]
+
+
+def _success(frame: pd.DataFrame, path: Path) -> Bool[np.ndarray, " T"] | None:
+    success = _column(frame, "success", path)
+    if success is not None:
+        return success > 0
+    confidence = _column(frame, "confidence", path)
+    return None if confidence is None else confidence > _CONFIDENT
+
+
+def _column(frame: pd.DataFrame, name: str, path: Path) -> Float64[np.ndarray, " T"] | None:
+    return columns.numbers(frame, [name], path)[:, 0] if name in frame else None

@@ -1,0 +1,338 @@
+"""From a Recording to what a network sees: features, delayed labels and the reference.
+
+A Preparation is everything between the cache and the batches that a trained network depends on.
+It is saved in the run, so that the same steps are taken for new recordings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cachetools import LRUCache
+from jaxtyping import Float32, Float64
+
+from affect import store
+from affect.config import DataConfig, Standardisation
+from affect.data.annotation import estimate_delay, gold_standard, shift_back
+from affect.data.standardisation import (
+    Statistics,
+    centred,
+    merge,
+    standardise,
+    statistics_of,
+)
+from affect.errors import UserError
+from affect.recording import Recording
+from affect.store import Entry
+
+_AUTO_DELAY_RECORDINGS = 50
+_CONSTANT_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class Series:
+    """One recording as a network sees it; T frames.
+
+    Attributes:
+        time_s: seconds from the start of the video.
+        features: [T, F], standardised, without NaN.
+        labels: [T, D], the gold standard shifted back by the annotation delay, NaN where missing.
+        reference: [T, D], the unshifted gold standard, NaN where missing.
+    """
+
+    time_s: Float64[np.ndarray, " T"]
+    features: Float32[np.ndarray, "T F"]
+    labels: Float32[np.ndarray, "T D"]
+    reference: Float32[np.ndarray, "T D"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How recordings become series.
+
+    Attributes:
+        feature_names: action units, in the network's order.
+        dimensions: what is predicted.
+        gold_standard: from raters to one trace: `avec` or `mean`.
+        standardise: the forms of the features, side by side.
+        delay_s: annotation delay of each dimension, in seconds.
+        rate_hz: frames a second of every recording.
+        train: statistics of the training subjects.
+        train_centred: the same of their centred features.
+        subjects: statistics of each `corpus/subject` that has been seen.
+    """
+
+    feature_names: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    gold_standard: str
+    standardise: tuple[Standardisation, ...]
+    delay_s: tuple[float, ...]
+    rate_hz: float
+    train: Statistics
+    train_centred: Statistics
+    subjects: Mapping[str, Statistics] = field(default_factory=dict)
+
+    @property
+    def features(self) -> int:
+        """Number of the network's input features, F."""
+        return len(self.feature_names) * len(self.standardise)
+
+    @property
+    def input_names(self) -> list[str]:
+        """A name for each of the network's input features."""
+        return [f"{name} ({form})" for form in self.standardise for name in self.feature_names]
+
+    def with_subjects(self, entries: Sequence[Entry]) -> Preparation:
+        """The same preparation knowing the statistics of these recordings' subjects as well."""
+        if "subject" not in self.standardise:
+            return self
+        known = {**self.subjects, **subject_statistics(entries, self.feature_names)}
+        return dataclasses.replace(self, subjects=known)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values from which `from_json` makes the same preparation."""
+        return {
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            "train": _listed(self.train),
+            "train_centred": _listed(self.train_centred),
+            "subjects": {key: _listed(value) for key, value in self.subjects.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preparation:
+        """The preparation that `to_json` wrote."""
+        arrays = {name: tuple(item) for name, item in values.items() if isinstance(item, list)}
+        subjects = {key: _statistics(item) for key, item in values["subjects"].items()}
+        train = {name: _statistics(values[name]) for name in ("train", "train_centred")}
+        return cls(**{**values, **arrays, **train, "subjects": subjects})
+
+
+def prepare(train: Sequence[Entry], others: Sequence[Entry], config: DataConfig) -> Preparation:
+    """The preparation that training subjects determine; every recording is read once.
+
+    Args:
+        train: recordings of the training subjects: delay and training statistics see these alone.
+        others: recordings of the other subjects, each of which is standardised by itself.
+        config: which features, dimensions, gold standard, forms and delay.
+
+    Raises:
+        UserError: recordings differ in rate or action units, lack a feature or a dimension, have
+            no frame with a face, or their labels are constant.
+    """
+    _refuse_rates([*train, *others])
+    first = store.read(train[0].path)
+    names = _selected(first, config.features)
+    features: dict[str, list[Statistics]] = {}
+    centred_features: list[Statistics] = []
+    labels: list[Statistics] = []
+    for entry in train:
+        recording = store.read(entry.path)
+        features.setdefault(subject_key(entry), []).append(_statistics_of(recording, names))
+        centred_features.append(statistics_of(centred(select(recording, names))))
+        labels.append(
+            statistics_of(reference_of(recording, config.dimensions, config.gold_standard))
+        )
+    _refuse_labels(merge(labels), first, config.dimensions)
+    subjects = {key: merge(parts) for key, parts in features.items()}
+    prepared = Preparation(
+        feature_names=names,
+        dimensions=tuple(config.dimensions),
+        gold_standard=config.gold_standard,
+        standardise=tuple(config.standardise),
+        delay_s=(0.0,) * len(config.dimensions),
+        rate_hz=first.rate_hz,
+        train=merge(subjects.values()),
+        train_centred=merge(centred_features),
+        subjects=subjects if "subject" in config.standardise else {},
+    )
+    prepared = dataclasses.replace(prepared, delay_s=_delays(prepared, train, config))
+    return prepared.with_subjects(others)
+
+
+def load_series(entry: Entry, preparation: Preparation) -> Series:
+    """A recording as a network sees it.
+
+    Raises:
+        UserError: the recording lacks a feature.
+        RecordingError: its file is broken.
+    """
+    recording = store.read(entry.path)
+    features = select(recording, preparation.feature_names)
+    forms = {
+        "none": lambda: (features, None),
+        "train": lambda: (features, preparation.train),
+        "subject": lambda: (features, preparation.subjects[subject_key(entry)]),
+        "centred": lambda: (centred(features), preparation.train_centred),
+    }
+    reference = reference_of(recording, preparation.dimensions, preparation.gold_standard)
+    labels = [
+        shift_back(reference[:, column], delay_s, recording.rate_hz)
+        for column, delay_s in enumerate(preparation.delay_s)
+    ]
+    return Series(
+        time_s=recording.time_s,
+        features=standardise([forms[form]() for form in preparation.standardise]),
+        labels=np.stack(labels, axis=1),
+        reference=reference,
+    )
+
+
+class SeriesCache:
+    """Prepared recordings by entry, the latest kept within a limit of memory.
+
+    Each worker process holds a cache of its own: what is kept does not travel.
+    """
+
+    def __init__(self, preparation: Preparation, limit_bytes: int) -> None:
+        self.preparation = preparation
+        self._limit_bytes = limit_bytes
+        self._kept: LRUCache[Path, Series] = self._empty()
+
+    def __getitem__(self, entry: Entry) -> Series:
+        series = self._kept.get(entry.path)
+        if series is None:
+            series = load_series(entry, self.preparation)
+            if _bytes(series) <= self._limit_bytes:
+                self._kept[entry.path] = series
+        return series
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": self._empty()}
+
+    def _empty(self) -> LRUCache[Path, Series]:
+        return LRUCache(self._limit_bytes, getsizeof=_bytes)
+
+
+def select(recording: Recording, names: Sequence[str]) -> Float32[np.ndarray, "T F"]:
+    """The columns of a recording's action units by name.
+
+    Raises:
+        UserError: one is missing.
+    """
+    columns = {name: column for column, name in enumerate(recording.intensity_names)}
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise UserError(
+            f"recording {recording.key} has no action unit {missing[0]!r}; it has "
+            f"{', '.join(recording.intensity_names)}"
+        )
+    return recording.intensity[:, [columns[name] for name in names]]
+
+
+def reference_of(
+    recording: Recording, dimensions: Sequence[str], method: str
+) -> Float32[np.ndarray, "T D"]:
+    """The gold standard of each dimension; NaN where the recording has no annotation of it."""
+    traces = []
+    for dimension in dimensions:
+        values = recording.annotations.get(dimension)
+        if values is None:
+            values = np.full(recording.frames, np.nan, np.float32)
+        trace = values if values.ndim == 1 else gold_standard(values, method)
+        traces.append(trace.astype(np.float32))
+    return np.stack(traces, axis=1)
+
+
+def subject_key(entry: Entry) -> str:
+    """`corpus/subject`: two corpora may number their subjects alike."""
+    return f"{entry.corpus}/{entry.subject}"
+
+
+def subject_statistics(
+    entries: Iterable[Entry], feature_names: Sequence[str]
+) -> dict[str, Statistics]:
+    """Each subject's feature statistics over all of these recordings.
+
+    Raises:
+        UserError: a recording lacks a feature, or has no frame with a face.
+    """
+    parts: dict[str, list[Statistics]] = {}
+    for entry in entries:
+        statistics = _statistics_of(store.read(entry.path), feature_names)
+        parts.setdefault(subject_key(entry), []).append(statistics)
+    return {key: merge(statistics) for key, statistics in parts.items()}
+
+
+def _statistics_of(recording: Recording, feature_names: Sequence[str]) -> Statistics:
+    statistics = statistics_of(select(recording, feature_names))
+    if not statistics.count.any():
+        raise UserError(
+            f"recording {recording.key} has no frame with a face (all action units are NaN): "
+            "remove it from the cache"
+        )
+    return statistics
+
+
+def _refuse_labels(labels: Statistics, first: Recording, dimensions: Sequence[str]) -> None:
+    for column, dimension in enumerate(dimensions):
+        if not labels.count[column]:
+            raise UserError(
+                f"no training recording has labels of {dimension!r}; recording {first.key} has "
+                f"{', '.join(first.annotations) or 'no annotation'}: mend data.dimensions"
+            )
+        if labels.std[column] < _CONSTANT_STD:
+            raise UserError(
+                f"the labels of {dimension!r} are constant over all training subjects: "
+                "there is nothing to learn, mend the annotations"
+            )
+
+
+def _selected(recording: Recording, patterns: Sequence[str]) -> tuple[str, ...]:
+    names = recording.intensity_names
+    unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+    if unmatched:
+        raise UserError(
+            f"data.features: no action unit is named {unmatched[0]!r}; recording {recording.key} "
+            f"has {', '.join(names)}"
+        )
+    return tuple(name for name in names if any(fnmatchcase(name, p) for p in patterns))
+
+
+def _refuse_rates(entries: Sequence[Entry]) -> None:
+    rates = {round(entry.rate_hz, 2): entry for entry in entries}
+    if len(rates) > 1:
+        (one, first), (other, second), *_ = rates.items()
+        raise UserError(
+            f"recording {first.key} has {one:g} frames a second, {second.key} has {other:g}: "
+            "use recordings of one rate"
+        )
+
+
+def _delays(
+    preparation: Preparation, train: Sequence[Entry], config: DataConfig
+) -> tuple[float, ...]:
+    if config.delay_s == "auto":
+        return _estimated(preparation, train[:_AUTO_DELAY_RECORDINGS])
+    if isinstance(config.delay_s, dict):
+        return tuple(float(config.delay_s[dimension]) for dimension in preparation.dimensions)
+    return (float(config.delay_s),) * len(preparation.dimensions)
+
+
+def _estimated(preparation: Preparation, train: Sequence[Entry]) -> tuple[float, ...]:
+    series = [load_series(entry, preparation) for entry in train]
+    return tuple(
+        estimate_delay(
+            [item.features for item in series],
+            [item.reference[:, column] for item in series],
+            preparation.rate_hz,
+        )
+        for column in range(len(preparation.dimensions))
+    )
+
+
+def _bytes(series: Series) -> int:
+    return sum(getattr(series, f.name).nbytes for f in dataclasses.fields(series))
+
+
+def _listed(statistics: Statistics) -> dict[str, list[float]]:
+    return {f.name: getattr(statistics, f.name).tolist() for f in dataclasses.fields(statistics)}
+
+
+def _statistics(values: Mapping[str, list[float]]) -> Statistics:
+    return Statistics(**{name: np.array(item, np.float64) for name, item in values.items()})

@@ -1,0 +1,192 @@
+"""One clock for features and annotations: times in order, a rate, and labels brought onto frames.
+
+Features are never resampled: their times are a recording's clock. Annotations of another rate are
+interpolated linearly onto it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, UInt8
+
+from affect.errors import UserError
+from affect.recording import Provenance, Recording
+
+# Clocks are rounded when they are written: a label nearer to a frame than this share of a label
+# period is that frame's own.
+_ROUNDING = 1e-6
+
+
+class Place(NamedTuple):
+    """Where a cache keeps a recording."""
+
+    corpus: str
+    subject: str
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """The faces that a file holds: T rows, F intensities, P presences, in the file's order.
+
+    Attributes:
+        source: the file, for messages.
+        time_s: seconds, finite; may be unsorted or hold duplicates.
+        intensity, intensity_names: one column a name; NaN is missing.
+        success: whether a face was tracked; None where the file does not say.
+        confidence: 0 to 1; None where the file does not say.
+        presence, presence_names: 0 or 1, one column a name.
+    """
+
+    source: Path
+    time_s: Float64[np.ndarray, " T"]
+    intensity: Float64[np.ndarray, "T F"]
+    intensity_names: tuple[str, ...]
+    success: Bool[np.ndarray, " T"] | None = None
+    confidence: Float64[np.ndarray, " T"] | None = None
+    presence: UInt8[np.ndarray, "T P"] | None = None
+    presence_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One dimension's labels as a file holds them: [L], or raters [R, L].
+
+    Attributes:
+        source: the file, for messages.
+        time_s: seconds, finite; may be unsorted or hold duplicates.
+        values: NaN is missing.
+    """
+
+    source: Path
+    time_s: Float64[np.ndarray, " L"]
+    values: Float64[np.ndarray, "*R L"]
+
+
+def in_order(time_s: Float64[np.ndarray, " T"]) -> Int[np.ndarray, " K"]:
+    """Rows in the order of time, each time once: of rows that share one, the file's first stays."""
+    return np.unique(time_s, return_index=True)[1]
+
+
+def rate_of(time_s: Float64[np.ndarray, " T"]) -> float:
+    """Rows a second: the inverse of the typical step.
+
+    The typical step is the mean of the steps within half a median step of the median. Times
+    rounded to milliseconds make the median itself wrong by up to 1 % at 30 frames/s; the mean of
+    many rounded steps is not, and gaps stay out of it.
+
+    Args:
+        time_s: seconds, strictly increasing, two at least.
+    """
+    steps = np.diff(time_s)
+    median = np.median(steps)
+    typical = steps[np.abs(steps - median) <= median / 2]
+    return float(np.round(1 / typical.mean(), 6))
+
+
+def resample(
+    values: Float64[np.ndarray, "*R L"],
+    time_s: Float64[np.ndarray, " L"],
+    clock_s: Float64[np.ndarray, " T"],
+    period_s: float,
+) -> Float64[np.ndarray, "*R T"]:
+    """Labels at the clock's times, by linear interpolation between the two neighbours.
+
+    A frame before the first or after the last label takes that label. A frame more than one label
+    period away from its nearest label is NaN, and so is one with a neighbour that is NaN.
+
+    Args:
+        values: labels; NaN is missing.
+        time_s: the labels' times, strictly increasing.
+        clock_s: the frames' times.
+        period_s: the labels' usual distance in time, above 0.
+    """
+    after = np.searchsorted(time_s, clock_s).clip(min(1, len(time_s) - 1), len(time_s) - 1)
+    before = np.maximum(after - 1, 0)
+    gap_s = np.where(after > before, time_s[after] - time_s[before], period_s)
+    weight = ((clock_s - time_s[before]) / gap_s).clip(0, 1)
+    left, right = values[..., before], values[..., after]
+    mixed = left + weight * (right - left)
+    mixed = np.where(weight <= _ROUNDING, left, np.where(weight >= 1 - _ROUNDING, right, mixed))
+    distance_s = np.minimum(np.abs(clock_s - time_s[before]), np.abs(clock_s - time_s[after]))
+    return np.where(distance_s <= period_s * (1 + _ROUNDING), mixed, np.nan)
+
+
+def assemble(
+    place: Place,
+    track: Track,
+    annotations: Mapping[str, Annotation],
+    provenance: Provenance,
+    *,
+    raters: tuple[str, ...] = (),
+    rate_hz: float | None = None,
+) -> Recording:
+    """A recording on the track's clock: sorted, without duplicates, labels resampled onto it.
+
+    Frames without a face, or without any intensity, carry `success` False, NaN intensities and
+    presence 0. Where the file knows no confidence, it is 1 with a face and 0 without.
+
+    Args:
+        place: where it belongs.
+        track: its features.
+        annotations: by dimension; may be empty.
+        provenance: where the numbers come from.
+        raters: names of the rows of [R, L] annotations.
+        rate_hz: frames a second; inferred from the times where it is None.
+
+    Raises:
+        UserError: the track has no face, too few rows for a rate, or the labels of a dimension
+            lie outside its time span.
+    """
+    order = in_order(track.time_s)
+    time_s = track.time_s[order]
+    if rate_hz is None:
+        if len(order) < 2:  # noqa: PLR2004 - a step needs two times
+            raise UserError(f"{track.source}: it takes two frames to infer a rate: give more")
+        rate_hz = rate_of(time_s)
+    success = np.isfinite(track.intensity[order]).any(axis=1)
+    if track.success is not None:
+        success &= track.success[order]
+    if not success.any():
+        raise UserError(f"{track.source}: no frame with a face: extract it again or leave it out")
+    confidence = success if track.confidence is None else track.confidence[order]
+    seen = success[:, None]
+    return Recording(
+        corpus=place.corpus,
+        subject=place.subject,
+        name=place.name,
+        rate_hz=rate_hz,
+        time_s=time_s,
+        intensity=np.where(seen, track.intensity[order], np.nan).astype(np.float32),
+        intensity_names=track.intensity_names,
+        presence=None if track.presence is None else track.presence[order] * seen.astype(np.uint8),
+        presence_names=track.presence_names,
+        confidence=np.nan_to_num(confidence.astype(np.float32)),
+        success=success,
+        annotations={
+            dimension: _on_clock(labels, dimension, time_s, rate_hz).astype(np.float32)
+            for dimension, labels in annotations.items()
+        },
+        raters=raters,
+        provenance=provenance,
+    )
+
+
+def _on_clock(
+    labels: Annotation, dimension: str, clock_s: Float64[np.ndarray, " T"], rate_hz: float
+) -> Float[np.ndarray, "*R T"]:
+    order = in_order(labels.time_s)
+    time_s = labels.time_s[order]
+    period_s = 1 / (rate_of(time_s) if len(time_s) > 1 else rate_hz)
+    if time_s[0] - period_s > clock_s[-1] or time_s[-1] + period_s < clock_s[0]:
+        raise UserError(
+            f"{labels.source}: {dimension} labels from {time_s[0]:g} to {time_s[-1]:g} s lie "
+            f"outside the features' time, {clock_s[0]:g} to {clock_s[-1]:g} s: "
+            "give both the same clock"
+        )
+    return resample(labels.values[..., order], time_s, clock_s, period_s)

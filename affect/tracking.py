@@ -1,0 +1,161 @@
+"""What a run reports, to `metrics.csv` and to W&B: the only file that imports wandb.
+
+`metrics.csv` is written in every mode; W&B works online with a key, offline without one, and not at
+all when it is disabled. Steps are explicit, so that a run that goes on after a restart continues
+its own curves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from affect.config import Experiment, TrackingConfig
+from affect.errors import UserError
+from affect.files import write_whole
+
+_KEY_LENGTH = 40
+
+
+class Tracker:
+    """Writes what a run reports; used by the main process alone.
+
+    Args:
+        folder: the run's folder.
+        run_id: W&B's id of the run; the same id goes on with the same run.
+        kind: `fit` or `federate`.
+        experiment: its configuration is shown in W&B.
+        config: the configuration as JSON values.
+
+    Raises:
+        UserError: W&B cannot be reached in the mode that was asked for.
+    """
+
+    def __init__(
+        self, folder: Path, run_id: str, kind: str, experiment: Experiment, config: dict[str, Any]
+    ) -> None:
+        self._path = folder / "metrics.csv"
+        self._rows = _rows_in(self._path)
+        self._run = _start(folder, run_id, kind, experiment, config)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one row; rows of this step or later, left by a killed run, give way to it."""
+        row = {"step": step, **values}
+        kept = [old for old in self._rows if int(old["step"]) < step]
+        appends = len(kept) == len(self._rows) and kept and list(kept[0]) == list(row)
+        self._rows = [*kept, row]
+        if appends:
+            _append(self._path, row)
+        else:
+            self._rows = _rewrite(self._path, self._rows)
+        if self._run is not None:
+            self._run.log(dict(row), step=step)
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Set the run's final values."""
+        if self._run is not None:
+            self._run.summary.update(dict(values))
+
+    def show(self, figures: Sequence[Path]) -> None:
+        """Log figures under `figures/<name>`."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+
+    def keep_model(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+        """Log the trained model's files as one artifact of type `model`."""
+        if self._run is not None:
+            import wandb
+
+            artifact = wandb.Artifact(f"model-{self._run.id}", "model", metadata=dict(metadata))
+            for path in files:
+                artifact.add_file(str(path), name=f"{path.parent.name}/{path.name}")
+            self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Flush and close; a code other than 0 marks the run as failed."""
+        if self._run is not None:
+            self._run.finish(exit_code=exit_code)
+
+
+def mode_of(config: TrackingConfig) -> str:
+    """`online`, `offline` or `disabled`: what `auto` means on this machine.
+
+    The environment variable `WANDB_MODE` decides over `auto`, as users of W&B expect.
+    """
+    if config.mode != "auto":
+        return config.mode
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked in {"online", "offline", "disabled"}:
+        return asked
+    return "online" if _has_key() else "offline"
+
+
+def _has_key() -> bool:
+    if len(os.environ.get("WANDB_API_KEY", "")) >= _KEY_LENGTH:
+        return True
+    import wandb
+
+    return bool(wandb.api.api_key)
+
+
+def _start(
+    folder: Path, run_id: str, kind: str, experiment: Experiment, config: dict[str, Any]
+) -> Any:
+    mode = mode_of(experiment.tracking)
+    if mode == "disabled":
+        return None
+    import wandb
+
+    tracking = experiment.tracking
+    try:
+        return wandb.init(
+            id=run_id,
+            name=f"{experiment.name}-{folder.name}",
+            project=tracking.project,
+            entity=tracking.entity or None,
+            group=tracking.group or experiment.name,
+            job_type=kind,
+            tags=tracking.tags,
+            config=config,
+            dir=str(folder),
+            mode=mode,  # pyright: ignore[reportArgumentType] - one of the three by mode_of
+            resume="allow",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.errors.Error as error:
+        detail = " ".join(str(error).split())
+        raise UserError(
+            f"W&B cannot start {mode}: {detail}; `wandb login`, or pass --tracking.mode=offline"
+        ) from error
+
+
+def _rows_in(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    try:
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, list(row)).writerow(row)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _rewrite(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Write all rows under the union of their keys, and return them so."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
+    return [{name: row.get(name, "") for name in names} for row in rows]

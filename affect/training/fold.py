@@ -1,0 +1,222 @@
+"""One fold, from its recordings to a trained network on disk and its predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from safetensors.torch import load_file, save_file
+
+from affect import store
+from affect.config import Experiment, TrainerConfig
+from affect.data.datamodule import AffectDataModule, evaluation_dataset
+from affect.data.preparation import Preparation
+from affect.data.splits import Fold
+from affect.errors import UserError
+from affect.files import write_whole
+from affect.prediction import Prediction
+from affect.store import Entry
+from affect.training import postprocess
+from affect.training.evaluate import predict, predictions_of
+from affect.training.importance import permutation_importance
+from affect.training.module import MONITOR, AffectModule
+from affect.training.postprocess import Postprocessing
+from affect.training.run import Run, is_main_process
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a fold leaves behind: everything that predicts new recordings.
+
+    Attributes:
+        module: the network with the weights that were kept.
+        preparation: how recordings become its input.
+        postprocessing: of its output.
+        fold: index of the fold.
+    """
+
+    module: AffectModule
+    preparation: Preparation
+    postprocessing: Postprocessing
+    fold: int
+
+
+def train_fold(
+    run: Run, entries: Sequence[Entry], fold: Fold, callbacks: Sequence[Callback]
+) -> list[Prediction]:
+    """Predictions of a fold's validation and test recordings; trained first where they lack.
+
+    A fold that was interrupted goes on from its last checkpoint. Processes other than the main one
+    train along and return nothing.
+
+    Raises:
+        UserError: the corpus or the configuration cannot be used.
+    """
+    folder = run.fold_folder(fold.index)
+    path = folder / "predictions.h5"
+    if path.exists():
+        return store.read_predictions(path)
+    experiment = run.experiment
+    lightning.seed_everything(experiment.seed, verbose=False)
+    data = AffectDataModule(entries, fold, experiment.data, experiment.seed)
+    module = AffectModule(experiment, data.preparation.features)
+    _train(experiment.trainer, module, data, folder, callbacks)
+    if not is_main_process():
+        return []
+    trained, predictions = _evaluated(experiment, module, data, fold)
+    _save(trained, folder)
+    if experiment.evaluation.importance_repeats:
+        _save_importance(experiment, trained, data, folder)
+    store.write_predictions(path, predictions)
+    return predictions
+
+
+def load_trained(run: Run, fold: int | None = None) -> Trained:
+    """The trained network of a run.
+
+    Args:
+        run: a finished run.
+        fold: which fold's network; needed where the run has several.
+
+    Raises:
+        UserError: the fold is not given or not there.
+    """
+    folds = run.record["folds"]
+    if fold is None and len(folds) > 1:
+        raise UserError(f"{run.folder} has {len(folds)} folds: choose one with --fold")
+    index = folds[0] if fold is None else fold
+    if index not in folds:
+        raise UserError(f"{run.folder} has no fold {index}; it has {', '.join(map(str, folds))}")
+    folder = run.fold_folder(index)
+    try:
+        values = json.loads((folder / "preparation.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+    except OSError as error:
+        raise UserError(f"{folder} holds no finished model ({error}): fit the run first") from error
+    preparation = Preparation.from_json(values["preparation"])
+    module = AffectModule(run.experiment, preparation.features)
+    module.model.load_state_dict(weights)
+    return Trained(module, preparation, Postprocessing.from_json(values["postprocessing"]), index)
+
+
+def make_trainer(
+    config: TrainerConfig, folder: Path, callbacks: Sequence[Callback], **options: Any
+) -> Trainer:
+    """Lightning's trainer for a configuration; it logs nothing and prints nothing by itself."""
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    on_slurm = SLURMEnvironment.detect()
+    return Trainer(
+        max_epochs=config.max_epochs,
+        gradient_clip_val=config.gradient_clip_val,
+        accumulate_grad_batches=config.accumulate_grad_batches,
+        precision=config.precision,  # pyright: ignore[reportArgumentType] - Lightning checks it
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        deterministic=config.deterministic,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        plugins=[SLURMEnvironment(auto_requeue=False)] if on_slurm else None,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def _train(
+    config: TrainerConfig,
+    module: AffectModule,
+    data: AffectDataModule,
+    folder: Path,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Train from the last checkpoint, if there is one, and load the weights to keep."""
+    checkpoints = folder / "checkpoints"
+    best = ModelCheckpoint(checkpoints, "best", monitor=MONITOR, mode="max", save_last=True)
+    stopping = EarlyStopping(MONITOR, mode="max", patience=config.patience or config.max_epochs)
+    trainer = make_trainer(config, folder, [best, stopping, *callbacks])
+    last = checkpoints / "last.ckpt"
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stop
+    kept = best.best_model_path if config.keep == "best" else best.last_model_path
+    state = torch.load(kept, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    module.to(trainer.strategy.root_device)
+
+
+def _evaluated(
+    experiment: Experiment, module: AffectModule, data: AffectDataModule, fold: Fold
+) -> tuple[Trained, list[Prediction]]:
+    """Post-processing fitted on validation, and the predictions of validation and test."""
+    config = experiment.data
+    parts = {
+        part: evaluation_dataset(data.entries[part], data.series, config)
+        for part in ("val", "test")
+    }
+    validated = predict(module, parts["val"], data.series, config)
+    fitted = postprocess.fit(
+        [output for _, output, _ in validated],
+        [reference for _, _, reference in validated],
+        experiment.evaluation.postprocess,
+        data.preparation.rate_hz / _frames_a_prediction(experiment),
+    )
+    predictions = [
+        item
+        for part, dataset in parts.items()
+        for item in predictions_of(
+            module, dataset, data.series, config, split=part, fold=fold.index, postprocessing=fitted
+        )
+    ]
+    return Trained(module, data.preparation, fitted, fold.index), predictions
+
+
+def _frames_a_prediction(experiment: Experiment) -> int:
+    data = experiment.data
+    return (data.window_frames or 1) if data.target == "window_mean" else 1
+
+
+def _save(trained: Trained, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.cpu() for name, value in trained.module.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    values = {
+        "preparation": trained.preparation.to_json(),
+        "postprocessing": trained.postprocessing.to_json(),
+    }
+    write_whole(folder / "preparation.json", json.dumps(values).encode())
+
+
+def _save_importance(
+    experiment: Experiment, trained: Trained, data: AffectDataModule, folder: Path
+) -> None:
+    names = trained.preparation.feature_names
+    drops = permutation_importance(
+        trained.module,
+        evaluation_dataset(data.entries["val"], data.series, experiment.data),
+        names,
+        repeats=experiment.evaluation.importance_repeats,
+        seed=experiment.seed,
+        batch_size=experiment.data.eval_batch_size,
+    )
+    lines = [",".join(("action_unit", *trained.preparation.dimensions))]
+    lines += [
+        ",".join((name, *(f"{value:.6f}" for value in row.tolist())))
+        for name, row in zip(names, drops, strict=True)
+    ]
+    write_whole(folder / "importance.csv", ("\n".join(lines) + "\n").encode())

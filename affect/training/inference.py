@@ -1,0 +1,129 @@
+"""A finished run put to use: its scores again, and predictions of new recordings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from affect import store
+from affect.data.corpus import entries_of, frames_by_subject
+from affect.data.datamodule import evaluation_dataset
+from affect.data.preparation import SeriesCache
+from affect.data.splits import split as split_subjects
+from affect.errors import UserError
+from affect.files import whole_file
+from affect.prediction import Prediction
+from affect.store import Entry
+from affect.training.evaluate import predictions_of, scores
+from affect.training.fold import Trained, load_trained
+from affect.training.run import Run
+
+_MIB = 2**20
+
+
+def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[str, float]:
+    """The metrics of a split, computed again from a run's networks and recordings.
+
+    Args:
+        run: a finished run.
+        split: `train`, `val` or `test`.
+        cache: where the recordings are now; None for where they were.
+        device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
+
+    Raises:
+        UserError: the run is not finished, or its recordings are not there.
+    """
+    data = run.experiment.data
+    if cache is not None:
+        source = dataclasses.replace(data.source, format="")
+        data = dataclasses.replace(data, cache=str(cache), source=source)
+    entries = entries_of(data)
+    folds = split_subjects(frames_by_subject(entries), data.split)
+    predictions: list[Prediction] = []
+    for fold in folds:
+        chosen = [entry for entry in entries if entry.subject in getattr(fold, split)]
+        trained = _knowing(load_trained(run, fold.index), chosen)
+        predictions += _predictions(run, chosen, trained, split, device)
+    return scores(predictions, split)
+
+
+def predict_cache(
+    run: Run, cache: Path, out: Path, *, fold: int | None, device: str
+) -> dict[str, int]:
+    """Write a CSV with one row a frame: corpus, subject, recording, time_s and each dimension.
+
+    Recordings are read, predicted and written one after another, so that memory does not grow with
+    their number; the CSV appears whole at the end.
+
+    Args:
+        run: a finished run.
+        cache: recordings with the action units that the run was trained on.
+        out: the CSV.
+        fold: which fold's network; needed where the run has several.
+        device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
+
+    Returns:
+        How many `recordings` and `frames` were predicted.
+
+    Raises:
+        UserError: the run is not finished, the cache is empty or lacks an action unit, or the CSV
+            cannot be written.
+    """
+    entries = store.entries(cache)
+    if not entries:
+        raise UserError(f"no recordings in {cache}")
+    trained = _knowing(load_trained(run, fold), entries)
+    frames = 0
+    with whole_file(out) as file:
+        for position, entry in enumerate(entries):
+            (item,) = _predictions(run, [entry], trained, "predict", device)
+            frames += len(item.time_s)
+            _rows(item).to_csv(file, index=False, header=position == 0)
+    return {"recordings": len(entries), "frames": frames}
+
+
+def _knowing(trained: Trained, entries: Sequence[Entry]) -> Trained:
+    """The same network, with the statistics of these recordings' subjects."""
+    return dataclasses.replace(trained, preparation=trained.preparation.with_subjects(entries))
+
+
+def _predictions(
+    run: Run, entries: Sequence[Entry], trained: Trained, split: str, device: str
+) -> list[Prediction]:
+    data = run.experiment.data
+    series = SeriesCache(trained.preparation, data.memory_mb * _MIB)
+    return predictions_of(
+        trained.module.to(device_of(device)),
+        evaluation_dataset(entries, series, data),
+        series,
+        data,
+        split=split,
+        fold=trained.fold,
+        postprocessing=trained.postprocessing,
+    )
+
+
+def _rows(item: Prediction) -> pd.DataFrame:
+    columns = dict(zip(item.dimensions, item.prediction.T, strict=True))
+    place = {"corpus": item.corpus, "subject": item.subject, "recording": item.name}
+    return pd.DataFrame({**place, "time_s": item.time_s.round(6), **columns})
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"no device {name!r} here: choose auto or cpu") from error
+    return device

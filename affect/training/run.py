@@ -1,0 +1,172 @@
+"""A run's folder: what is in it and where.
+
+`config.yaml` (resolved), `run.json` (kind, seed, versions, status, metrics), `metrics.csv`,
+`predictions.h5`, and for each fold `model.safetensors`, `preparation.json` and `checkpoints/`: in
+the run's folder itself where there is one fold, else in `folds/<index>/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from affect import __version__, config
+from affect.config import Experiment
+from affect.errors import UserError
+from affect.files import write_whole
+
+_VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
+_RUN_ID_VARIABLE = "AFFECT_RUN_ID"
+
+
+@dataclass
+class Run:
+    """One execution and its folder.
+
+    Attributes:
+        folder: `<runs>/<experiment>/<run id>`.
+        experiment: the resolved configuration.
+        record: what `run.json` holds.
+    """
+
+    folder: Path
+    experiment: Experiment
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def fold_folder(self, fold: int) -> Path:
+        """Where a fold keeps its model and checkpoints."""
+        folds: Sequence[int] = self.record["folds"]
+        return self.folder if len(folds) == 1 else self.folder / "folds" / str(fold)
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set fields of `run.json`; the main process alone writes them."""
+        self.record.update(values)
+        if is_main_process():
+            text = json.dumps(self.record, indent=2) + "\n"
+            write_whole(self.folder / "run.json", text.encode())
+
+
+def create(experiment: Experiment, kind: str, folds: Sequence[int]) -> Run:
+    """A new run in a folder of its own.
+
+    The processes of a distributed run share it, see `_run_id`.
+
+    Args:
+        experiment: the resolved configuration.
+        kind: `fit` or `federate`.
+        folds: indices of the split's folds that the run trains.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    run_id = _run_id()
+    run = Run(Path(experiment.runs) / experiment.name / run_id, experiment)
+    if is_main_process():
+        write_whole(run.folder / "config.yaml", config.to_yaml(experiment).encode())
+    run.update(
+        {
+            "id": run_id,
+            "kind": kind,
+            "experiment": experiment.name,
+            "seed": experiment.seed,
+            "folds": list(folds),
+            "status": "running",
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+            "wall_time_s": 0.0,
+            "bytes_sent": 0,
+            "bytes_received": 0,
+        }
+    )
+    return run
+
+
+def open_run(folder: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except OSError:
+        raise UserError(f"no run at {folder}: a run's folder holds run.json") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'run.json'} is not JSON: {error}") from error
+    return Run(folder, config.load(folder / "config.yaml"), record)
+
+
+class Stopwatch:
+    """Wall time of a run over all its restarts, and its peak memory."""
+
+    def __init__(self, run: Run) -> None:
+        self._before_s = float(run.record["wall_time_s"])
+        self._start_s = time.monotonic()
+
+    def reading(self) -> dict[str, float]:
+        """`wall_time_s` so far and `peak_memory_mib` of this process."""
+        elapsed_s = self._before_s + time.monotonic() - self._start_s
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"wall_time_s": round(elapsed_s, 3), "peak_memory_mib": round(peak_kib / 1024, 1)}
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, affect and what the numbers depend on."""
+    known = {name: version(name) for name in _VERSIONS_OF}
+    return {"python": platform.python_version(), "affect": __version__, **known}
+
+
+def git_commit() -> str:
+    """The commit of affect's own checkout, `+` where files differ from it; empty outside one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0 of a distributed run, or the only process."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next((rank for rank in ranks if rank), 0)) == 0
+
+
+def _run_id() -> str:
+    """A name that all processes of a run agree on.
+
+    Lightning starts the others of a machine from the main process, whose environment they inherit;
+    the tasks of a SLURM step share the step's id.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return f"slurm-{job}-{os.environ.get('SLURM_STEP_ID', '0')}"
+    if is_main_process():
+        os.environ[_RUN_ID_VARIABLE] = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    try:
+        return os.environ[_RUN_ID_VARIABLE]
+    except KeyError:
+        raise UserError(
+            f"a process other than the first has no {_RUN_ID_VARIABLE}: export the same for all"
+        ) from None

@@ -1,0 +1,320 @@
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from affect import store
+from affect.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    SplitConfig,
+)
+from affect.config import TrainerConfig as Trainer
+from affect.errors import UserError
+from affect.training import run as runs
+from affect.training.fit import fit
+from affect.training.inference import device_of, predict_cache, score_run
+from affect.training.module import AffectModule
+from tests import builders
+
+QUICK = {"accelerator": "cpu", "devices": 1, "progress": False}
+FOLDS = SplitConfig(kind="kfold", folds=3, val_fraction=0.3)
+
+
+def nothing(_):
+    return []
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    builders.cache(folder / "cache", subjects=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(corpus):
+    """A run that has learned the toy corpus's rule."""
+    experiment = builders.experiment(
+        corpus,
+        data=DataConfig(
+            cache=str(corpus / "cache"),
+            standardise=["none"],
+            delay_s=1.0,
+            window_frames=30,
+            hop_frames=15,
+            batch_size=4,
+            split=SplitConfig(val_fraction=0.34, test_fraction=0.34),
+        ),
+        trainer=Trainer(max_epochs=25, **QUICK),
+        optimizer=OptimizerConfig(lr=0.02),
+        evaluation=EvaluationConfig(["median", "bias", "scale"], importance_repeats=2),
+    )
+    return fit(experiment, draw=nothing)
+
+
+def lin(x, y):
+    covariance = ((x - x.mean()) * (y - y.mean())).mean()
+    return 2 * covariance / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+
+
+def test_a_run_folder_holds_what_the_design_says(finished):
+    held = {path.name for path in finished.folder.iterdir()}
+    assert held >= {
+        "config.yaml",
+        "run.json",
+        "metrics.csv",
+        "predictions.h5",
+        "model.safetensors",
+        "preparation.json",
+        "importance.csv",
+        "checkpoints",
+    }
+    record = json.loads((finished.folder / "run.json").read_text())
+    assert record["status"] == "done"
+    assert (record["kind"], record["seed"]) == ("fit", 0)
+    assert record["wall_time_s"] > 0
+    assert record["peak_memory_mib"] > 0
+    assert record["versions"]["torch"] == torch.__version__
+    assert finished.folder.parent.name == "toy"
+
+
+def test_it_learns_and_its_scores_are_those_of_its_predictions(finished):
+    metrics = finished.record["metrics"]
+    assert metrics["val/ccc/mean"] > 0.5
+    predictions = store.read_predictions(finished.folder / "predictions.h5")
+    for split in ("val", "test"):
+        chosen = [item for item in predictions if item.split == split]
+        assert len(chosen) == 2
+        x = np.concatenate([item.prediction for item in chosen]).astype(float)
+        y = np.concatenate([item.reference for item in chosen]).astype(float)
+        for column, dimension in enumerate(("valence", "arousal")):
+            ccc = lin(x[:, column], y[:, column])
+            alone = [lin(i.prediction[:, column], i.reference[:, column]) for i in chosen]
+            rmse = np.sqrt(((x - y)[:, column] ** 2).mean())
+            pearson = np.corrcoef(x[:, column], y[:, column])[0, 1]
+            assert metrics[f"{split}/ccc/{dimension}"] == pytest.approx(ccc, abs=1e-9)
+            assert metrics[f"{split}/rmse/{dimension}"] == pytest.approx(rmse, abs=1e-7)
+            assert metrics[f"{split}/pearson/{dimension}"] == pytest.approx(pearson, abs=1e-9)
+            per_recording = metrics[f"{split}/ccc_per_recording/{dimension}"]
+            assert per_recording == pytest.approx(np.mean(alone), abs=1e-5)
+
+
+def test_the_reference_is_the_unshifted_gold_standard(finished, corpus):
+    for item in store.read_predictions(finished.folder / "predictions.h5"):
+        recording = store.read(store.path_of(corpus / "cache", item.corpus, item.subject, "1"))
+        np.testing.assert_array_equal(item.reference[:, 0], recording.annotations["valence"])
+        np.testing.assert_array_equal(item.time_s, recording.time_s)
+
+
+def test_metrics_csv_has_one_row_an_epoch_under_the_shared_keys(finished):
+    with (finished.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(25))
+    shared = {
+        f"{s}/{m}/{d}"
+        for s in ("train", "val")
+        for m in ("ccc", "rmse", "loss")
+        for d in ("valence", "arousal")
+    }
+    assert shared <= rows[0].keys()
+    assert float(rows[-1]["train/loss/mean"]) < float(rows[0]["train/loss/mean"])
+    # The CCC loss of one batch an epoch would be 1 - CCC; here it only has to fall alike.
+    assert float(rows[-1]["train/ccc/mean"]) > float(rows[0]["train/ccc/mean"])
+
+
+def test_the_kept_weights_are_those_of_the_best_validation_epoch(finished):
+    with (finished.folder / "metrics.csv").open() as file:
+        scores = [float(row["val/ccc/mean"]) for row in csv.DictReader(file)]
+    checkpoint = torch.load(finished.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == int(np.argmax(scores))
+    for name, value in load_file(finished.folder / "model.safetensors").items():
+        torch.testing.assert_close(checkpoint["state_dict"][f"model.{name}"], value)
+
+
+def test_an_action_unit_that_drives_a_dimension_matters_for_it(finished):
+    with (finished.folder / "importance.csv").open() as file:
+        rows = {row["action_unit"]: row for row in csv.DictReader(file)}
+    arousal = {name: float(row["arousal"]) for name, row in rows.items()}
+    assert max(arousal, key=arousal.get) == "AU01_r"
+    assert arousal["AU01_r"] > 0.2
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_scores_of_a_run_can_be_computed_again(finished, corpus, split):
+    again = score_run(finished, split, cache=corpus / "cache", device="cpu")
+    stored = {k: v for k, v in finished.record["metrics"].items() if k.startswith(split)}
+    assert again == pytest.approx(stored, abs=1e-5)
+
+
+def test_predict_writes_what_the_run_predicted(finished, corpus, tmp_path):
+    out = tmp_path / "deep" / "predictions.csv"
+    written = predict_cache(finished, corpus / "cache", out, fold=None, device="cpu")
+    assert written == {"recordings": 6, "frames": 360}
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["corpus", "subject", "recording", "time_s", "valence", "arousal"]
+    item = store.read_predictions(finished.folder / "predictions.h5")[-1]
+    mine = [row for row in rows if row["subject"] == item.subject]
+    np.testing.assert_allclose([float(row["time_s"]) for row in mine], item.time_s, atol=1e-6)
+    np.testing.assert_allclose(
+        [[float(row["valence"]), float(row["arousal"])] for row in mine], item.prediction, atol=1e-4
+    )
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(corpus):
+    experiment = builders.experiment(corpus, model=ModelConfig("bilstm", 8, 2, dropout=0.3))
+    one, other = fit(experiment, draw=nothing), fit(experiment, draw=nothing)
+    experiment.seed = 1
+    third = fit(experiment, draw=nothing)
+    weights = [load_file(run.folder / "model.safetensors") for run in (one, other, third)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert one.folder != other.folder
+
+
+def _interrupted_at(monkeypatch, fold_starts, epoch):
+    """Ctrl-C in the middle of an epoch of the second fold."""
+    original = AffectModule.on_train_batch_start
+
+    def hook(self, batch, index):
+        if (self.current_epoch, index) == (0, 0):
+            fold_starts.append(1)
+        if len(fold_starts) == 2 and (self.current_epoch, index) == (epoch, 1):
+            raise KeyboardInterrupt
+        original(self, batch, index)
+
+    monkeypatch.setattr(AffectModule, "on_train_batch_start", hook)
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(corpus, monkeypatch):
+    data = builders.experiment(corpus).data
+    data.split = FOLDS
+    experiment = builders.experiment(
+        corpus,
+        data=data,
+        model=ModelConfig("gru", 8, 2, dropout=0.3),
+        trainer=Trainer(max_epochs=4, keep="last", **QUICK),
+        scheduler=SchedulerConfig("cosine"),
+    )
+    whole = fit(experiment, draw=nothing)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        _interrupted_at(patched, [], epoch=2)
+        with pytest.raises(KeyboardInterrupt, match="affect fit --resume"):
+            fit(experiment, draw=nothing)
+    signal.signal(signal.SIGINT, before)
+    folders = sorted((corpus / "runs" / "toy").iterdir())
+    (stopped,) = [f for f in folders if runs.open_run(f).record["status"] == "interrupted"]
+    first_fold = (stopped / "folds" / "0" / "model.safetensors").stat().st_mtime_ns
+    assert not (stopped / "predictions.h5").exists()
+
+    resumed = runs.open_run(stopped)
+    resumed = fit(resumed.experiment, draw=nothing, resume=resumed)
+    assert (stopped / "folds" / "0" / "model.safetensors").stat().st_mtime_ns == first_fold
+    assert resumed.record["metrics"] == whole.record["metrics"]
+    for fold in range(3):
+        one = load_file(whole.fold_folder(fold) / "model.safetensors")
+        other = load_file(resumed.fold_folder(fold) / "model.safetensors")
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    rows = [(run.folder / "metrics.csv").read_text() for run in (whole, resumed)]
+    assert rows[0] == rows[1]
+
+
+def test_folds_test_every_subject_once_and_pool(corpus):
+    data = builders.experiment(corpus).data
+    data.split = FOLDS
+    run = fit(builders.experiment(corpus, data=data), draw=nothing)
+    tested = [
+        item
+        for item in store.read_predictions(run.folder / "predictions.h5")
+        if item.split == "test"
+    ]
+    assert sorted(item.subject for item in tested) == [f"P{index}" for index in range(6)]
+    pooled = lin(
+        np.concatenate([item.prediction[:, 0] for item in tested]).astype(float),
+        np.concatenate([item.reference[:, 0] for item in tested]).astype(float),
+    )
+    assert run.record["metrics"]["test/ccc/valence"] == pytest.approx(pooled, abs=1e-9)
+    with pytest.raises(UserError, match="has 3 folds: choose one with --fold"):
+        predict_cache(run, corpus / "cache", corpus / "out.csv", fold=None, device="cpu")
+    with pytest.raises(UserError, match="has no fold 7"):
+        predict_cache(run, corpus / "cache", corpus / "out.csv", fold=7, device="cpu")
+    predict_cache(run, corpus / "cache", corpus / "out.csv", fold=2, device="cpu")
+
+
+def test_the_papers_protocol_predicts_each_window_once(corpus):
+    data = builders.experiment(corpus).data
+    data.target, data.window_frames, data.hop_frames = "window_mean", 25, None
+    run = fit(builders.experiment(corpus, data=data), draw=nothing)
+    for item in store.read_predictions(run.folder / "predictions.h5"):
+        recording = store.read(store.path_of(corpus / "cache", "toy", item.subject, "1"))
+        valence = recording.annotations["valence"]
+        windows = [valence[:25], valence[25:50], valence[50:]]
+        np.testing.assert_allclose(item.reference[:, 0], [w.mean() for w in windows], atol=1e-6)
+        np.testing.assert_allclose(item.time_s, [2.4, 7.4, 10.9])
+        assert item.prediction.shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle", "step", "plateau"])
+def test_every_schedule_trains(corpus, name):
+    schedule = SchedulerConfig(name, step_epochs=1)
+    run = fit(builders.experiment(corpus, scheduler=schedule), draw=nothing)
+    with (run.folder / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    if name == "constant":
+        assert rates == [OptimizerConfig().lr] * 2
+    if name in {"cosine", "one_cycle", "step"}:
+        assert rates[-1] < rates[0]
+
+
+def test_mixed_precision_trains(corpus):
+    trainer = Trainer(max_epochs=2, precision="bf16-mixed", **QUICK)
+    run = fit(builders.experiment(corpus, trainer=trainer), draw=nothing)
+    assert np.isfinite(run.record["metrics"]["test/ccc/mean"])
+
+
+def test_early_stopping_ends_before_the_last_epoch(corpus):
+    trainer = Trainer(max_epochs=40, patience=1, **QUICK)
+    run = fit(
+        builders.experiment(corpus, trainer=trainer, optimizer=OptimizerConfig(lr=0.3)),
+        draw=nothing,
+    )
+    rows = (run.folder / "metrics.csv").read_text().splitlines()
+    assert len(rows) - 1 < 40
+
+
+def test_a_diverged_training_says_so(corpus):
+    wild = builders.experiment(
+        corpus,
+        optimizer=OptimizerConfig("sgd", lr=1e30),
+        trainer=Trainer(max_epochs=5, gradient_clip_val=None, **QUICK),
+    )
+    wild.loss.name = "mse"
+    with pytest.raises(UserError, match=r"training diverged \(lower optimizer.lr\)"):
+        fit(wild, draw=nothing)
+
+
+def test_an_unknown_option_of_the_optimiser_is_told(corpus):
+    odd = builders.experiment(corpus, optimizer=OptimizerConfig("adam", options={"momentun": 1}))
+    with pytest.raises(UserError, match=r"optimizer.options: .*momentun"):
+        fit(odd, draw=nothing)
+
+
+def test_a_device_that_is_not_there_is_told():
+    assert device_of("cpu").type == "cpu"
+    with pytest.raises(UserError, match="no device 'quantum' here"):
+        device_of("quantum")
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+    with pytest.raises(UserError, match="no run at"):
+        runs.open_run(tmp_path)
