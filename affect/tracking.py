@@ -11,14 +11,17 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from affect.config import Experiment, TrackingConfig
 from affect.errors import UserError
 from affect.files import write_whole
 
 _KEY_LENGTH = 40
+_SERVER = "https://api.wandb.ai"
 
 
 class Tracker:
@@ -97,11 +100,18 @@ def mode_of(config: TrackingConfig) -> str:
 
 
 def _has_key() -> bool:
+    """Whether `wandb login` has left a key, or the environment holds one; asks no server."""
     if len(os.environ.get("WANDB_API_KEY", "")) >= _KEY_LENGTH:
         return True
     import wandb
 
-    return bool(wandb.api.api_key)
+    servers = (os.environ.get("WANDB_BASE_URL"), wandb.Settings().base_url, _SERVER)
+    hosts = {urlsplit(server).netloc for server in servers if server}
+    try:
+        known = netrc(os.environ.get("NETRC") or str(Path("~/.netrc").expanduser())).hosts
+    except (OSError, NetrcParseError):
+        return False
+    return bool(hosts & known.keys())
 
 
 def _start(

@@ -12,11 +12,12 @@ from affect.recording import Provenance, Recording
 NAMES = ("AU01_r", "AU04_r", "AU12_r")
 
 
-def recording(subject="P1", name="1", frames=60, corpus="toy", seed=0, **changes):
-    """A recording whose valence is AU12 - AU04 and whose arousal is AU01, both noisy."""
+def recording(subject="P1", name="1", frames=60, corpus="toy", seed=0, lag=0, **changes):
+    """A recording whose valence is AU12 - AU04 and whose arousal is AU01, `lag` frames ago."""
     rng = np.random.default_rng([seed, *subject.encode(), *name.encode()])
     smooth = np.cumsum(rng.normal(size=(frames, len(NAMES))), axis=0) / np.sqrt(frames)
-    valence = np.tanh(smooth[:, 2] - smooth[:, 1])
+    felt = smooth[np.maximum(np.arange(frames) - lag, 0)]
+    valence = np.tanh(felt[:, 2] - felt[:, 1])
     built = Recording(
         corpus=corpus,
         subject=subject,
@@ -29,7 +30,7 @@ def recording(subject="P1", name="1", frames=60, corpus="toy", seed=0, **changes
         success=np.ones(frames, bool),
         annotations={
             "valence": valence.astype(np.float32),
-            "arousal": np.tanh(smooth[:, 0]).astype(np.float32),
+            "arousal": np.tanh(felt[:, 0]).astype(np.float32),
         },
         provenance=Provenance("test", "1", f"{seed}/{subject}/{name}"),
     )

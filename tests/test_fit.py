@@ -41,11 +41,12 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(corpus):
-    """A run that has learned the toy corpus's rule."""
+    """A run that has learned the toy corpus's rule, behind an annotation delay of a second."""
+    builders.cache(corpus / "delayed", subjects=8, lag=5, frames=120)
     experiment = builders.experiment(
         corpus,
         data=DataConfig(
-            cache=str(corpus / "cache"),
+            cache=str(corpus / "delayed"),
             standardise=["none"],
             delay_s=1.0,
             window_frames=30,
@@ -88,11 +89,11 @@ def test_a_run_folder_holds_what_the_design_says(finished):
 
 def test_it_learns_and_its_scores_are_those_of_its_predictions(finished):
     metrics = finished.record["metrics"]
-    assert metrics["val/ccc/mean"] > 0.5
+    assert metrics["val/ccc/mean"] > 0.8
     predictions = store.read_predictions(finished.folder / "predictions.h5")
     for split in ("val", "test"):
         chosen = [item for item in predictions if item.split == split]
-        assert len(chosen) == 2
+        assert len(chosen) in {2, 3}
         x = np.concatenate([item.prediction for item in chosen]).astype(float)
         y = np.concatenate([item.reference for item in chosen]).astype(float)
         for column, dimension in enumerate(("valence", "arousal")):
@@ -109,7 +110,7 @@ def test_it_learns_and_its_scores_are_those_of_its_predictions(finished):
 
 def test_the_reference_is_the_unshifted_gold_standard(finished, corpus):
     for item in store.read_predictions(finished.folder / "predictions.h5"):
-        recording = store.read(store.path_of(corpus / "cache", item.corpus, item.subject, "1"))
+        recording = store.read(store.path_of(corpus / "delayed", item.corpus, item.subject, "1"))
         np.testing.assert_array_equal(item.reference[:, 0], recording.annotations["valence"])
         np.testing.assert_array_equal(item.time_s, recording.time_s)
 
@@ -149,15 +150,15 @@ def test_an_action_unit_that_drives_a_dimension_matters_for_it(finished):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_scores_of_a_run_can_be_computed_again(finished, corpus, split):
-    again = score_run(finished, split, cache=corpus / "cache", device="cpu")
+    again = score_run(finished, split, cache=corpus / "delayed", device="cpu")
     stored = {k: v for k, v in finished.record["metrics"].items() if k.startswith(split)}
     assert again == pytest.approx(stored, abs=1e-5)
 
 
 def test_predict_writes_what_the_run_predicted(finished, corpus, tmp_path):
     out = tmp_path / "deep" / "predictions.csv"
-    written = predict_cache(finished, corpus / "cache", out, fold=None, device="cpu")
-    assert written == {"recordings": 6, "frames": 360}
+    written = predict_cache(finished, corpus / "delayed", out, fold=None, device="cpu")
+    assert written == {"recordings": 8, "frames": 960}
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["corpus", "subject", "recording", "time_s", "valence", "arousal"]

@@ -75,12 +75,17 @@ class AffectDataModule(lightning.LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, part: str) -> DataLoader[Batch]:
-        """Every recording once: ranks take turns, and none is repeated to even them out."""
+        """Every recording once: ranks take turns, and none is repeated to even them out.
+
+        Where there are fewer recordings than ranks, each rank takes all: repeating all samples
+        alike changes no CCC, no correlation and no mean.
+        """
         dataset = evaluation_dataset(self.entries[part], self.series, self._config)
         rank, world = self._place()
-        return _loader(
-            dataset, range(rank, len(dataset), world), self._config.eval_batch_size, self._config
-        )
+        if len(dataset) < world:
+            rank, world = 0, 1
+        mine = range(rank, len(dataset), world)
+        return _loader(dataset, mine, self._config.eval_batch_size, self._config)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

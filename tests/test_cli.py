@@ -1,0 +1,233 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from affect import cli, store
+from affect.cli import main
+from tests import builders
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of the command."""
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def in_a_process(*arguments, **options):
+    command = [sys.executable, "-m", "affect", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def toy(folder, **changes):
+    """The flags of a tiny experiment on a cache in `folder`."""
+    flags = {
+        "name": "toy",
+        "runs": folder / "runs",
+        "data.cache": folder / "cache",
+        "data.window_frames": 30,
+        "data.split.val_fraction": 0.34,
+        "data.split.test_fraction": 0.34,
+        "model.hidden_size": 4,
+        "trainer.max_epochs": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.devices": 1,
+        "tracking.mode": "disabled",
+        **changes,
+    }
+    return ["fit", *(f"--{key}={value}" for key, value in flags.items())]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a cache and a finished run."""
+    folder = tmp_path_factory.mktemp("workplace")
+    builders.cache(folder / "cache", subjects=6)
+    assert main(toy(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def a_run(workplace):
+    (folder,) = (workplace / "runs" / "toy").iterdir()
+    return folder
+
+
+def test_help_names_every_command(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for name in cli.COMMANDS:
+        assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_explains_itself(name):
+    finished = in_a_process(name, "--help")
+    assert finished.returncode == 0, finished.stderr
+    assert cli.COMMANDS[name].summary in finished.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from affect.cli import main; main(['--help']);"
+        "heavy = {'torch', 'lightning', 'pandas', 'h5py', 'numpy', 'wandb', 'flwr'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stderr.strip() == "[]"
+
+
+def test_the_version_is_told(capsys):
+    assert run(capsys, "--version")[1].startswith("affect 0.")
+
+
+def test_a_corpus_is_made_listed_and_verified(capsys, tmp_path):
+    cache = tmp_path / "cache"
+    made = ("synth", "--cache", cache, "--subjects", 2, "--seconds", 20)
+    assert json.loads(run(capsys, *made, "--json")[1])["written"] == 2
+    assert json.loads(run(capsys, *made, "--json")[1]) == {
+        "cache": str(cache),
+        "written": 0,
+        "skipped": 2,
+    }
+    held = json.loads(run(capsys, "info", cache, "--json")[1])["corpora"]["synthetic"]
+    assert (held["subjects"], held["recordings"], held["frames"]) == (2, 2, 1002)
+    assert 0 < held["faces"] < 1
+    assert "synthetic" in run(capsys, "info", cache)[1]
+    assert json.loads(run(capsys, "verify", cache, "--json")[1])["broken"] == 0
+
+
+def test_verify_names_every_broken_file(capsys, tmp_path):
+    builders.cache(tmp_path / "cache", subjects=3)
+    paths = store.recording_paths(tmp_path / "cache")
+    paths[0].write_bytes(paths[0].read_bytes()[:1000])
+    paths[2].write_bytes(b"")
+    status, out, err = run(capsys, "verify", tmp_path / "cache")
+    assert (status, out) == (2, "")
+    assert str(paths[0]) in err
+    assert str(paths[2]) in err
+    assert "2 of 3 recordings" in err
+
+
+def test_fit_prints_one_json_object_with_the_shared_keys(capsys, workplace, tmp_path):
+    status, out, err = run(capsys, *toy(workplace, runs=tmp_path), "--json")
+    assert status == 0
+    result = json.loads(out)
+    assert {"test/ccc/valence", "val/rmse/arousal", "test/ccc_per_recording/mean"} <= result.keys()
+    assert (tmp_path / "toy") in [p.parent for p in tmp_path.rglob("run.json") for p in [p.parent]]
+    assert "epoch" in err
+
+
+def test_fit_draws_the_figures(a_run):
+    names = {path.stem for path in (a_run / "figures").iterdir()}
+    assert {"traces", "scatter", "learning_curves"} <= names
+
+
+def test_the_scores_are_printed_as_a_table(capsys, a_run):
+    status, out, _ = run(capsys, "test", a_run)
+    assert status == 0
+    assert "ccc_per_recording" in out
+    assert "arousal" in out
+
+
+def test_validate_and_test_agree_with_the_run(capsys, a_run):
+    stored = json.loads((a_run / "run.json").read_text())["metrics"]
+    for command, split in (("validate", "val"), ("test", "test")):
+        again = json.loads(run(capsys, command, a_run, "--json", "--device", "cpu")[1])
+        assert again.pop("run") == str(a_run)
+        expected = {key: value for key, value in stored.items() if key.startswith(split)}
+        assert again == pytest.approx(expected, abs=1e-5)
+
+
+def test_predict_writes_a_csv(capsys, workplace, a_run, tmp_path):
+    out = tmp_path / "out.csv"
+    status, text, _ = run(capsys, "predict", a_run, workplace / "cache", "--out", out)
+    assert status == 0
+    assert "360 frames of 6 recordings" in text
+    assert len(out.read_text().splitlines()) == 361
+
+
+def test_compare_stands_runs_side_by_side(capsys, workplace, a_run, tmp_path):
+    other = toy(workplace, runs=tmp_path, **{"model.name": "gru"})
+    second = json.loads(run(capsys, *other, "--json")[1])["run"]
+    figure = tmp_path / "comparison.png"
+    status, out, _ = run(capsys, "compare", a_run, second, "--json", "--figure", figure)
+    assert status == 0
+    assert len(json.loads(out)["runs"]) == 2
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_resolved_experiment_can_be_printed_and_run(capsys, tmp_path):
+    printed = run(capsys, "fit", "--print-config", "--seed=5")[1]
+    path = tmp_path / "experiment.yaml"
+    path.write_text(printed)
+    assert "seed: 5" in run(capsys, "fit", "-c", path, "--print-config")[1]
+
+
+def test_every_key_is_listed(capsys):
+    out = run(capsys, "fit", "--keys")[1]
+    assert "--data.split.val_fraction" in out
+    assert "share of subjects for validation" in out
+
+
+def test_resume_takes_no_other_flag(capsys, a_run):
+    status, _, err = run(capsys, "fit", "--resume", a_run, "--seed=4")
+    assert status == 2
+    assert "--resume takes its experiment from the run" in err
+
+
+def test_a_finished_run_resumes_to_itself(capsys, a_run):
+    before = json.loads((a_run / "run.json").read_text())["metrics"]
+    result = json.loads(run(capsys, "fit", "--resume", a_run, "--json")[1])
+    assert {key: result[key] for key in before} == before
+
+
+def test_a_defect_is_told_with_status_1(capsys, monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError("division by zero")
+
+    command = cli.Command("breaks", lambda parser: None, broken)
+    monkeypatch.setitem(cli.COMMANDS, "break", command)
+    status, _, err = run(capsys, "break")
+    assert status == 1
+    assert "affect: defect: ZeroDivisionError: division by zero" in err
+    with pytest.raises(ZeroDivisionError):
+        main(["break", "--debug"])
+
+
+def test_ctrl_c_in_a_process_can_be_resumed(workplace, tmp_path):
+    """A real signal in a real process: status 130, and the advice it prints works."""
+    import signal
+    import time
+
+    command = toy(workplace, runs=tmp_path, **{"trainer.max_epochs": 2000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "affect", *command], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    (folder,) = (tmp_path / "toy").iterdir()
+    assert f"affect fit --resume {folder}" in err
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_two_processes_train_together(workplace, tmp_path):
+    """Distributed data parallel on two CPU processes: one run folder, one result."""
+    command = toy(workplace, runs=tmp_path, **{"trainer.devices": 2, "trainer.strategy": "ddp"})
+    finished = in_a_process(*command, "--json", timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    (folder,) = (tmp_path / "toy").iterdir()
+    assert result["run"] == str(folder)
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 2
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "done"
