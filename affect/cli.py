@@ -351,6 +351,20 @@ def _compare(options: argparse.Namespace) -> Result:
     return Result(comparison.to_table(), comparison.to_json())
 
 
+def _configure_errors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+
+
+def _errors(options: argparse.Namespace) -> Result:
+    from affect import store
+    from affect.report import errors
+
+    predictions = store.read_predictions(options.run / "predictions.h5")
+    parts = errors.error_parts(predictions, options.split)
+    return Result(errors.to_table(parts), {"run": str(options.run), **parts})
+
+
 def _configure_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cache", type=Path, help="folder of recordings")
 
@@ -365,6 +379,7 @@ COMMANDS: Mapping[str, Command] = {
     "test": Command("a run's test scores again", _configure_score, _scorer("test")),
     "predict": Command("recordings to valence and arousal", _configure_predict, _predict),
     "compare": Command("runs side by side, with uncertainty", _configure_compare, _compare),
+    "errors": Command("what a run's error is made of", _configure_errors, _errors),
 }
 
 
