@@ -347,7 +347,7 @@ def _compare(options: argparse.Namespace) -> Result:
     opened = [runs.open_run(folder) for folder in options.runs]
     comparison = compare(opened, resamples=options.resamples)
     if options.figure is not None:
-        figures.draw_comparison(opened, comparison, options.figure)
+        figures.draw_comparison(comparison, options.figure)
     return Result(comparison.to_table(), comparison.to_json())
 
 

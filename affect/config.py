@@ -20,6 +20,7 @@ import yaml
 
 from affect.errors import UserError
 
+GoldStandard = Literal["avec", "mean"]
 Standardisation = Literal["none", "subject", "train", "centred"]
 
 
@@ -99,7 +100,7 @@ class DataConfig:
     corpus: str = ""
     features: list[str] = field(default_factory=lambda: ["*"])
     dimensions: list[str] = field(default_factory=lambda: ["valence", "arousal"])
-    gold_standard: Literal["avec", "mean"] = "avec"
+    gold_standard: GoldStandard = "avec"
     standardise: list[Standardisation] = field(default_factory=lambda: ["subject"])
     delay_s: float | Literal["auto"] | dict[str, float] = 0.0
     window_frames: int | None = None
@@ -304,7 +305,7 @@ def parse(arguments: Sequence[str]) -> Experiment:
 
 def argument_parser() -> Any:
     """The parser of `affect fit`: one flag a key, and `-c FILE` for experiment files."""
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
         prog="affect fit",
@@ -312,7 +313,7 @@ def argument_parser() -> Any:
         print_config="--print-config",
         description="Train, validate and test one experiment on pooled data.",
     )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="experiment file (YAML)")
+    parser.add_argument("-c", "--config", action="config", help="experiment file (YAML)")
     parser.add_class_arguments(Experiment)
     return parser
 

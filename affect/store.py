@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import h5py
@@ -191,7 +191,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         RecordingError: the file is missing or does not hold predictions.
     """
     with _open(path, headed=False) as file:
-        return [_prediction(file[name]) for name in sorted(file)]
+        return [_prediction(file, name) for name in sorted(file)]
 
 
 def _encode(name: str) -> str:
@@ -309,19 +309,19 @@ def _open(path: Path, *, headed: bool = True) -> Iterator[h5py.File]:
 
 
 def _from_file(file: h5py.File) -> Recording:
-    attributes: Mapping[str, Any] = file.attrs
+    attributes = _attributes_of(file)
     return Recording(
         corpus=str(attributes["corpus"]),
         subject=str(attributes["subject"]),
         name=str(attributes["name"]),
         rate_hz=float(attributes["rate_hz"]),
-        time_s=file["time_s"][()],
-        intensity=file["au/intensity"][()],
+        time_s=_values(file, "time_s"),
+        intensity=_values(file, "au/intensity"),
         intensity_names=_names(file["au/intensity"]),
-        presence=file["au/presence"][()],
+        presence=_values(file, "au/presence"),
         presence_names=_names(file["au/presence"]),
-        confidence=file["confidence"][()],
-        success=file["success"][()],
+        confidence=_values(file, "confidence"),
+        success=_values(file, "success"),
         annotations=_group(file, "annotation"),
         raters=tuple(json.loads(attributes["raters"])),
         truth=_group(file, "truth"),
@@ -335,21 +335,31 @@ def _from_file(file: h5py.File) -> Recording:
     )
 
 
-def _names(dataset: h5py.Dataset) -> tuple[str, ...]:
-    return tuple(str(name) for name in dataset.attrs["names"])
+def _prediction(file: h5py.File, name: str) -> Prediction:
+    attributes = _attributes_of(file[name])
+    text = {key: str(attributes[key]) for key in ("corpus", "subject", "name", "split")}
+    return Prediction(
+        **text,
+        fold=int(attributes["fold"]),
+        dimensions=tuple(json.loads(attributes["dimensions"])),
+        time_s=_values(file, f"{name}/time_s"),
+        prediction=_values(file, f"{name}/prediction"),
+        reference=_values(file, f"{name}/reference"),
+    )
+
+
+def _names(item: h5py.HLObject) -> tuple[str, ...]:
+    return tuple(str(name) for name in _attributes_of(item)["names"])
 
 
 def _group(file: h5py.File, name: str) -> dict[str, np.ndarray]:
-    return {unquote(k): v[()] for k, v in file[name].items()} if name in file else {}
+    held = cast("Mapping[str, h5py.Dataset]", file.get(name, {}))
+    return {unquote(key): dataset[()] for key, dataset in held.items()}
 
 
-def _prediction(group: h5py.Group) -> Prediction:
-    text = {name: str(group.attrs[name]) for name in ("corpus", "subject", "name", "split")}
-    return Prediction(
-        **text,
-        fold=int(group.attrs["fold"]),
-        dimensions=tuple(json.loads(group.attrs["dimensions"])),
-        time_s=group["time_s"][()],
-        prediction=group["prediction"][()],
-        reference=group["reference"][()],
-    )
+def _values(file: h5py.File, name: str) -> np.ndarray:
+    return cast("h5py.Dataset", file[name])[()]
+
+
+def _attributes_of(item: h5py.HLObject) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", item.attrs)

@@ -138,7 +138,7 @@ def _start(
             resume="allow",
             settings=wandb.Settings(silent=True, console="off"),
         )
-    except wandb.errors.Error as error:
+    except wandb.Error as error:
         detail = " ".join(str(error).split())
         raise UserError(
             f"W&B cannot start {mode}: {detail}; `wandb login`, or pass --tracking.mode=offline"

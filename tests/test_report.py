@@ -425,5 +425,5 @@ def test_a_comparison_is_drawn_whatever_its_intervals(tmp_path, frames):
         write_run(tmp_path / "b", predictions(frames=frames, seed=2)),
     ]
     path = tmp_path / "new" / "forest.png"
-    assert figures.draw_comparison(pair, compare(pair, resamples=20), path) == path
+    assert figures.draw_comparison(compare(pair, resamples=20), path) == path
     assert_drawn(path)

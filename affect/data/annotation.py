@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Shaped
 from scipy.ndimage import uniform_filter1d
 
+from affect.config import GoldStandard
 from affect.errors import UserError
 
 CANDIDATE_DELAYS_S: tuple[float, ...] = tuple(round(0.2 * step, 1) for step in range(41))
@@ -22,7 +22,7 @@ _RIDGE = 1e-2
 
 
 def gold_standard(
-    ratings: Float[np.ndarray, "R T"], method: Literal["avec", "mean"] = "avec"
+    ratings: Float[np.ndarray, "R T"], method: GoldStandard = "avec"
 ) -> Float32[np.ndarray, " T"]:
     """One trace for R raters' traces, as the AVEC challenges made it.
 
@@ -64,19 +64,14 @@ def agreement(ratings: Float[np.ndarray, "R T"]) -> Float64[np.ndarray, " R"]:
 
 
 def concordance(x: Float[np.ndarray, " T"], y: Float[np.ndarray, " T"]) -> float:
-    """Lin's concordance correlation coefficient over the frames where neither trace is NaN.
+    """The CCC over the frames where neither trace is NaN; 0 where there is none."""
+    import torch  # here, so that making a synthetic corpus does not wait for it
 
-    All moments are divided by N. A constant trace agrees with nothing: 0, as no common frame.
+    from affect import metrics
 
-    Source: Lin 1989, "A concordance correlation coefficient to evaluate reproducibility".
-    """
-    both = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[both].astype(np.float64), y[both].astype(np.float64)
-    if not x.size or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
-    gap = x.mean() - y.mean()
-    covariance = np.mean((x - x.mean()) * (y - y.mean()))
-    return float(2 * covariance / (x.var() + y.var() + gap**2))
+    one, other = torch.from_numpy(x), torch.from_numpy(y)
+    moments = metrics.moments(one[:, None], other[:, None], ~one.isnan())
+    return metrics.ccc(moments).nan_to_num().item()
 
 
 def shift_back(

@@ -63,8 +63,8 @@ def split_time(
     Raises:
         UserError: no attribute holds the time, or it is missing in a row.
     """
-    numeric = frame[numeric_names(frame)]
-    found = [str(name) for name in numeric.columns if str(name).lower() in _TIMES]
+    numeric = frame.select_dtypes("number")
+    found = [name for name in map(str, numeric.columns) if name.lower() in _TIMES]
     if not found:
         raise UserError(f"{path}: no numeric attribute called frameTime, time or timestamp")
     return columns.times(numeric, found[0], path), numeric.drop(columns=found[0])

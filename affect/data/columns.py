@@ -6,7 +6,7 @@ import csv
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -85,7 +85,7 @@ def numbers(
     Raises:
         UserError: a cell holds something else than a number.
     """
-    chosen = frame[list(names)]
+    chosen = frame.loc[:, list(names)]
     try:
         if any(dtype.kind in "mM" for dtype in chosen.dtypes):
             raise TypeError("dates and times of day are no numbers")
@@ -108,6 +108,11 @@ def times(frame: pd.DataFrame, name: str, path: Path) -> Float64[np.ndarray, " r
     return time_s
 
 
+def to_numbers(cells: pd.Series) -> pd.Series:
+    """Each cell as a number; NaN where it is none."""
+    return cast("pd.Series", pd.to_numeric(cells, errors="coerce"))
+
+
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """How to mend an unknown name: `did you mean ...?`, or all choices where none is near."""
     choices = list(choices)
@@ -118,8 +123,7 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
 def _not_a_number(frame: pd.DataFrame) -> str | None:
     """The first cell that is no number, in words."""
     for name, column in frame.items():
-        converted = pd.to_numeric(column.astype(str), errors="coerce")
-        wrong = column[converted.isna() & column.notna()]
+        wrong = column.loc[to_numbers(column.astype(str)).isna() & column.notna()]
         if len(wrong):
             return f"column {name!r} holds {str(wrong.iloc[0])!r}, not a number"
     return None

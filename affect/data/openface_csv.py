@@ -119,11 +119,15 @@ def _names(relative: Path, pattern: re.Pattern[str] | None) -> tuple[str, str]:
 
 
 def _main_face(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    if "face_id" not in frame or frame["face_id"].nunique() <= 1:
+    if "face_id" not in frame:
+        return frame
+    faces = frame.loc[:, "face_id"]
+    if faces.nunique() <= 1:
         return frame
     success = _success(frame, path)
-    tracked = np.ones(len(frame), bool) if success is None else success
-    return frame[frame["face_id"] == pd.Series(tracked).groupby(frame["face_id"]).sum().idxmax()]
+    frames = frame.assign(tracked=True if success is None else success)
+    tracked = frames.groupby("face_id").agg({"tracked": "sum"})["tracked"]
+    return frame.loc[faces == tracked.idxmax()]
 
 
 def _success(frame: pd.DataFrame, path: Path) -> Bool[np.ndarray, " T"] | None:

@@ -18,8 +18,13 @@ from cachetools import LRUCache
 from jaxtyping import Float32, Float64
 
 from affect import store
-from affect.config import DataConfig, Standardisation
-from affect.data.annotation import estimate_delay, gold_standard, shift_back
+from affect.config import DataConfig, GoldStandard, Standardisation
+from affect.data.annotation import (
+    CANDIDATE_DELAYS_S,
+    estimate_delay,
+    gold_standard,
+    shift_back,
+)
 from affect.data.standardisation import (
     Statistics,
     centred,
@@ -70,7 +75,7 @@ class Preparation:
 
     feature_names: tuple[str, ...]
     dimensions: tuple[str, ...]
-    gold_standard: str
+    gold_standard: GoldStandard
     standardise: tuple[Standardisation, ...]
     delay_s: tuple[float, ...]
     rate_hz: float
@@ -123,7 +128,7 @@ def prepare(train: Sequence[Entry], others: Sequence[Entry], config: DataConfig)
 
     Raises:
         UserError: recordings differ in rate or action units, lack a feature or a dimension, have
-            no frame with a face, or their labels are constant.
+            no frame with a face, are too short for the delay `auto`, or have constant labels.
     """
     _refuse_rates([*train, *others])
     first = store.read(train[0].path)
@@ -164,12 +169,6 @@ def load_series(entry: Entry, preparation: Preparation) -> Series:
     """
     recording = store.read(entry.path)
     features = select(recording, preparation.feature_names)
-    forms = {
-        "none": lambda: (features, None),
-        "train": lambda: (features, preparation.train),
-        "subject": lambda: (features, preparation.subjects[subject_key(entry)]),
-        "centred": lambda: (centred(features), preparation.train_centred),
-    }
     reference = reference_of(recording, preparation.dimensions, preparation.gold_standard)
     labels = [
         shift_back(reference[:, column], delay_s, recording.rate_hz)
@@ -177,7 +176,9 @@ def load_series(entry: Entry, preparation: Preparation) -> Series:
     ]
     return Series(
         time_s=recording.time_s,
-        features=standardise([forms[form]() for form in preparation.standardise]),
+        features=standardise(
+            [_form(form, features, entry, preparation) for form in preparation.standardise]
+        ),
         labels=np.stack(labels, axis=1),
         reference=reference,
     )
@@ -226,7 +227,7 @@ def select(recording: Recording, names: Sequence[str]) -> Float32[np.ndarray, "T
 
 
 def reference_of(
-    recording: Recording, dimensions: Sequence[str], method: str
+    recording: Recording, dimensions: Sequence[str], method: GoldStandard
 ) -> Float32[np.ndarray, "T D"]:
     """The gold standard of each dimension; NaN where the recording has no annotation of it."""
     traces = []
@@ -257,6 +258,24 @@ def subject_statistics(
         statistics = _statistics_of(store.read(entry.path), feature_names)
         parts.setdefault(subject_key(entry), []).append(statistics)
     return {key: merge(statistics) for key, statistics in parts.items()}
+
+
+def _form(
+    form: Standardisation,
+    features: Float32[np.ndarray, "T F"],
+    entry: Entry,
+    preparation: Preparation,
+) -> tuple[Float32[np.ndarray, "T F"], Statistics | None]:
+    """A recording's features in one form, and the statistics that standardise them."""
+    match form:
+        case "none":
+            return features, None
+        case "train":
+            return features, preparation.train
+        case "subject":
+            return features, preparation.subjects[subject_key(entry)]
+        case "centred":
+            return centred(features), preparation.train_centred
 
 
 def _statistics_of(recording: Recording, feature_names: Sequence[str]) -> Statistics:
@@ -308,14 +327,22 @@ def _delays(
     preparation: Preparation, train: Sequence[Entry], config: DataConfig
 ) -> tuple[float, ...]:
     if config.delay_s == "auto":
-        return _estimated(preparation, train[:_AUTO_DELAY_RECORDINGS])
+        return _estimated(preparation, train)
     if isinstance(config.delay_s, dict):
         return tuple(float(config.delay_s[dimension]) for dimension in preparation.dimensions)
     return (float(config.delay_s),) * len(preparation.dimensions)
 
 
 def _estimated(preparation: Preparation, train: Sequence[Entry]) -> tuple[float, ...]:
-    series = [load_series(entry, preparation) for entry in train]
+    longest_s = CANDIDATE_DELAYS_S[-1]
+    shortest_frames = round(longest_s * preparation.rate_hz) + 2  # two are left at any delay
+    long = [entry for entry in train if entry.frames >= shortest_frames]
+    if len(long) < 2:  # noqa: PLR2004 - one to learn from, one to judge
+        raise UserError(
+            f"data.delay_s: auto takes two training recordings of more than {longest_s:g} s and "
+            f"finds {len(long)}: give the delay in seconds"
+        )
+    series = [load_series(entry, preparation) for entry in long[:_AUTO_DELAY_RECORDINGS]]
     return tuple(
         estimate_delay(
             [item.features for item in series],

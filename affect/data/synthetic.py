@@ -23,6 +23,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
@@ -79,8 +80,8 @@ LATENT_SCALE = 0.45  # of the Gaussian process inside the hyperbolic tangent
 LATENT_CORRELATION = 0.3
 
 ANIMATION_BAND_HZ = (0.03, 0.2)
-ANIMATION_SPREAD = 0.7  # standard deviation of its logarithm
-VALENCE_BY_AROUSAL = 1.2  # exponent with which arousal strengthens the marks of valence
+ANIMATION_SPREAD = 0.5  # standard deviation of its logarithm
+VALENCE_BY_AROUSAL = 0.8  # exponent with which arousal strengthens the marks of valence
 EXPRESSIVENESS_SPREAD = 0.3  # standard deviation of its logarithm over subjects
 BASELINE_SPREAD = 0.5
 SOFTPLUS_SHARPNESS = 2.0
@@ -339,7 +340,8 @@ def band_noise(
     """
     # What comes out of the inverse transform repeats itself: at most half of it is kept, and it is
     # long enough to hold the slowest waves of the band, however short the recording.
-    length = next_fast_len(2 * max(frames, round(rate_hz / band_hz[0])), real=True)
+    least = 2 * max(frames, round(rate_hz / band_hz[0]))
+    length = cast("int", next_fast_len(least, real=True))
     frequency_hz = np.fft.rfftfreq(length, 1 / rate_hz)
     low, high = ((frequency_hz / edge) ** 2 for edge in band_hz)
     response = low / np.hypot(1.0, low) / np.hypot(1.0, high)
@@ -363,7 +365,7 @@ def lagging_noise(
     kept = np.exp(-1 / (time_s * rate_hz))
     shocks = rng.standard_normal((frames, columns))
     shocks[1:] *= np.sqrt(1 - kept**2)
-    return lfilter([1.0], [1.0, -kept], shocks, axis=0)
+    return np.asarray(lfilter([1.0], [1.0, -kept], shocks, axis=0))
 
 
 _STREAMS = ("raters", "person", "recording")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def _content(table: Table) -> Content:
     frame = _read(table.path, _needed(schema) | {*table.features}, _identifiers(schema))
     parts = list(pivot.aggregate) if pivot else []
     if pivot and pivot.columns:
-        parts = frame[pivot.columns].drop_duplicates().sort_values(key=_as_numbers).tolist()
+        parts = frame.loc[:, pivot.columns].drop_duplicates().sort_values(key=_as_numbers).tolist()
     rows = _groups(frame, schema.keys, schema.corpus)
     return Content({place: _sorted(own, schema) for place, own in rows}, parts)
 
@@ -184,7 +185,7 @@ def _read(path: Path, wanted: Collection[str], identifiers: Collection[str]) -> 
         raise UserError(f"{path} has no rows")
     frame = frame.assign(**dict.fromkeys(stem, path.stem))
     for name in identifiers:
-        missing = int(frame[name].isna().sum())
+        missing = int(frame.loc[:, name].isna().sum())
         if missing:
             raise UserError(f"{path}: column {name!r} is empty in {missing} rows: fill it")
     return frame.astype(dict.fromkeys(identifiers, str))
@@ -195,7 +196,8 @@ def _groups(
 ) -> Iterator[tuple[Place, pd.DataFrame]]:
     """Each recording's rows, in the table's order."""
     for key, rows in frame.groupby(list(keys)):
-        yield Place(corpus, str(key[0]), str(key[-1])), rows
+        names = cast("tuple[str, ...]", key)
+        yield Place(corpus, names[0], names[-1]), rows
 
 
 def _sorted(rows: pd.DataFrame, layout: Rows) -> pd.DataFrame:
@@ -206,7 +208,7 @@ def _sorted(rows: pd.DataFrame, layout: Rows) -> pd.DataFrame:
 
 def _as_numbers(cells: pd.Series) -> pd.Series:
     """Cells as numbers where all are numbers, so that `10` follows `9`."""
-    converted = pd.to_numeric(cells, errors="coerce")
+    converted = columns.to_numbers(cells)
     return cells if converted.isna().any() else converted
 
 
@@ -265,7 +267,7 @@ def _pivoted(rows: pd.DataFrame, table: Table, pivot: Pivot, parts: Sequence[str
     frames = rows.groupby(pivot.index, sort=False)
     for name in schema.labelled:
         differs = frames[name].nunique(dropna=False) > 1
-        if differs.any():
+        if np.any(differs):
             raise UserError(f"{path}: {name!r} differs within frame {differs.idxmax()!r}")
     first = rows.drop_duplicates(pivot.index).set_index(pivot.index).drop(columns=features)
     for name in (schema.success, schema.confidence):
@@ -276,7 +278,7 @@ def _pivoted(rows: pd.DataFrame, table: Table, pivot: Pivot, parts: Sequence[str
         wide = rows.pivot(index=pivot.index, columns=pivot.columns, values=features)
     else:
         columns.numbers(rows, features, path)  # refuses a cell that is no number, naming it
-        wide = frames[features].agg(list(pivot.aggregate))
+        wide = frames.agg({name: list(pivot.aggregate) for name in features})
     wide = wide.reindex(columns=pd.MultiIndex.from_product([features, parts]))
     return first.join(wide.set_axis(_suffixed(features, parts), axis=1))
 
@@ -295,6 +297,7 @@ def _suffixed(names: Sequence[str], parts: Sequence[str]) -> list[str]:
 def _times(rows: pd.DataFrame, layout: Rows, path: Path) -> Float64[np.ndarray, " T"]:
     if layout.time:
         return columns.times(rows, layout.time, path)
+    assert layout.rate_hz, "a schema names the time or the rate"
     return np.arange(len(rows)) / layout.rate_hz
 
 

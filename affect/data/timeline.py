@@ -149,7 +149,7 @@ def assemble(
         if len(order) < 2:  # noqa: PLR2004 - a step needs two times
             raise UserError(f"{track.source}: it takes two frames to infer a rate: give more")
         rate_hz = rate_of(time_s)
-    success = np.isfinite(track.intensity[order]).any(axis=1)
+    success = np.any(np.isfinite(track.intensity[order]), axis=1)
     if track.success is not None:
         success &= track.success[order]
     if not success.any():

@@ -70,6 +70,8 @@ class LocalAttention(nn.Module):
 class _Layer(nn.Module):
     """Attention, then a perceptron of twice the width, each normalised before and added after."""
 
+    angles: Tensor
+
     def __init__(self, channels: int, heads: int, context_frames: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.context_frames, self.rate = heads, context_frames, dropout

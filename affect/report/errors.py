@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64
 from rich.table import Table
 
 from affect import metrics
@@ -83,29 +82,29 @@ def _frames(predictions: Sequence[Prediction], column: int) -> pd.DataFrame:
 
 
 def _parts(frame: pd.DataFrame) -> dict[str, float]:
-    error, by_subject = frame["e"], frame.groupby("subject")
+    subject, x, y, error = (frame.loc[:, name] for name in ("subject", "x", "y", "e"))
     squares = error**2
     mse = float(squares.mean())
-    offsets = by_subject["e"].transform("mean")
-    alone = [_ccc(own["x"], own["y"]) for _, own in by_subject]
+    offsets = error.groupby(subject).transform("mean")
+    alone = [_ccc(own.loc[:, "x"], own.loc[:, "y"]) for _, own in frame.groupby("subject")]
     low, middle, high = np.quantile(alone, (0.1, 0.5, 0.9))
-    centred = frame["x"] - offsets
-    means = by_subject["y"].transform("mean")
-    spread = by_subject["x"].transform("std", ddof=0)
-    scale = (by_subject["y"].transform("std", ddof=0) / spread).where(spread > 0, 1.0)
+    centred = x - offsets
+    means = y.groupby(subject).transform("mean")
+    spread = x.groupby(subject).transform("std", ddof=0)
+    scale = (y.groupby(subject).transform("std", ddof=0) / spread).where(spread > 0, 1.0)
     values = {
-        "ccc": _ccc(frame["x"], frame["y"]),
+        "ccc": _ccc(x, y),
         "mse": mse,
         "global_share": error.mean() ** 2 / mse,
         "subject_share": ((offsets - error.mean()) ** 2).mean() / mse,
         "within_share": ((error - offsets) ** 2).mean() / mse,
-        "worst_subjects_share": _worst(squares.groupby(frame["subject"]).sum()),
+        "worst_subjects_share": _worst(squares.groupby(subject).sum()),
         "worst_frames_share": _worst(squares),
         "subject_ccc_10": low,
         "subject_ccc_50": middle,
         "subject_ccc_90": high,
-        "ccc_mean_known": _ccc(centred, frame["y"]),
-        "ccc_scale_known": _ccc(means + scale * (centred - means), frame["y"]),
+        "ccc_mean_known": _ccc(centred, y),
+        "ccc_scale_known": _ccc(means + scale * (centred - means), y),
     }
     return {name: float(value) for name, value in values.items()}
 
@@ -116,8 +115,6 @@ def _worst(squares: pd.Series) -> float:
 
 
 def _ccc(x: pd.Series, y: pd.Series) -> float:
-    traces: list[Float64[torch.Tensor, "T 1"]] = [
-        torch.tensor(values.to_numpy())[:, None] for values in (x, y)
-    ]
+    prediction, reference = (torch.tensor(values.to_numpy())[:, None] for values in (x, y))
     everywhere = torch.ones(len(x), dtype=torch.bool)
-    return float(metrics.ccc(metrics.moments(*traces, everywhere))[0])
+    return float(metrics.ccc(metrics.moments(prediction, reference, everywhere))[0])

@@ -86,24 +86,23 @@ def draw(folder: Path) -> list[Path]:
         return [_save(item, folder / "figures" / f"{name}.png") for name, item in figures.items()]
 
 
-def draw_comparison(runs: Sequence[Run], comparison: Comparison, path: Path) -> Path:
+def draw_comparison(comparison: Comparison, path: Path) -> Path:
     """A forest plot of the runs' test CCC, one panel a dimension and one for their mean.
 
     Args:
-        runs: what was compared; they label the rows.
-        comparison: of these runs.
+        comparison: its runs label the rows.
         path: PNG to write.
 
     Raises:
         UserError: the file cannot be written.
     """
-    names = comparison.columns
-    labels = [f"{run.record['experiment']}\n{run.record['id']}" for run in runs]
+    names, runs = comparison.columns, comparison.runs
+    labels = [f"{run.experiment}\n{run.id}" for run in runs]
     with style.context(["default", _STYLE]):
         figure = Figure((1.5 + 2.3 * len(names), 0.8 + 0.45 * len(runs)), layout="constrained")
         row = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axes, name in zip(row, names, strict=True):
-            _forest(axes, [standing.ccc[name] for standing in comparison.runs])
+            _forest(axes, [run.ccc[name] for run in runs])
             axes.set_title(name)
         row[0].set_yticks(range(len(runs)), labels, parse_math=False)
         row[0].set_ylim(len(runs) - 0.5, -0.6)  # the first run on top
@@ -309,12 +308,12 @@ def _importance_table(run: Run) -> pd.DataFrame | None:
 def _importance(table: pd.DataFrame) -> Figure:
     """Bars of each action unit, the most important on top; whiskers are ±1 std over folds."""
     by_unit = table.groupby(level="action_unit")
-    mean, spread = by_unit.mean(), by_unit.std()  # std of one fold is NaN: no whisker
+    mean, spread = by_unit.agg("mean"), by_unit.agg("std")  # std of one fold is NaN: no whisker
     size = (max(3.4 * table.shape[1], 5.0), 0.8 + 0.16 * len(mean))
     figure = Figure(size, layout="constrained")
     row = figure.subplots(1, table.shape[1], squeeze=False)[0]
     for axes, dimension in zip(row, table.columns, strict=True):
-        order = mean[dimension].sort_values().index
+        order = mean.sort_values(dimension).index
         axes.barh(
             order,
             mean.loc[order, dimension],

@@ -12,8 +12,8 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from safetensors.torch import load_file, save_file
 
 from affect import store

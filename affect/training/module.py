@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -101,14 +102,20 @@ class AffectModule(lightning.LightningModule):
         loss = affect_loss(
             prediction, labels, mask, **dataclasses.asdict(self._experiment.loss)
         )  # D
-        self._metrics[f"{phase}_metrics"].update(prediction.detach(), labels, mask)
-        for metric, value in zip(self._losses[f"{phase}_losses"], loss.detach(), strict=True):
+        metrics, losses = self._meters(phase)
+        metrics.update(prediction.detach(), labels, mask)
+        for metric, value in zip(losses, loss.detach(), strict=True):
             metric.update(value)
         return loss.mean()
 
-    def on_train_batch_start(self, _batch: Batch, index: int) -> None:
+    def _meters(self, phase: str) -> tuple[AffectMetrics, Iterable[MeanMetric]]:
+        """A phase's metrics, and its mean loss in each dimension."""
+        metrics, losses = self._metrics[f"{phase}_metrics"], self._losses[f"{phase}_losses"]
+        return cast("AffectMetrics", metrics), cast("Iterable[MeanMetric]", losses)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this batch."""
-        place = [self._experiment.seed, self.current_epoch, index, self.global_rank]
+        place = [self._experiment.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def on_validation_epoch_end(self) -> None:
@@ -122,13 +129,12 @@ class AffectModule(lightning.LightningModule):
         self._log_epoch("test")
 
     def _log_epoch(self, phase: str) -> None:
-        metrics = self._metrics[f"{phase}_metrics"]
+        metrics, losses = self._meters(phase)
         values = {
             f"{phase}/{name}/{dimension}": value
             for name, column in metrics.compute().items()
             for dimension, value in zip(self._dimensions, column, strict=True)
         }
-        losses = self._losses[f"{phase}_losses"]
         for dimension, metric in zip(self._dimensions, losses, strict=True):
             values[f"{phase}/loss/{dimension}"] = metric.compute()
             metric.reset()

@@ -1,0 +1,73 @@
+"""Every benchmark runs, in tiny, and says what it measured; how fast is not a test's business."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "level2.py"
+MEDIANS = {
+    "training": {"lightning_windows_per_s", "bare_windows_per_s", "ratio", "equal_weights"},
+    "reading": {"store_s", "series_s"},
+    "listing": {"entries_s"},
+    "memory": {"ru_maxrss_mib", "peak_memory_mib", "wall_time_s"},
+    "scaling": {
+        "seconds_per_million_frames",
+        "ratio",
+        "peak_memory_mib",
+        "growth_mib",
+        "growth_bytes_per_frame",
+    },
+    "start": {"help_s", "fit_help_s"},
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmarks") / "bench.json"
+    command = [sys.executable, str(SCRIPT), "--out", str(path), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in MEDIANS)  # the table
+    return json.loads(path.read_text())
+
+
+def test_the_report_says_what_its_numbers_depend_on(report):
+    assert report["quick"] is True
+    assert report["threads"] == 1
+    assert report["machine"]["cpus"] >= 1
+    assert {"python", "torch", "lightning", "affect"} <= set(report["versions"])
+    assert {"commit", "started"} <= set(report)
+
+
+@pytest.mark.parametrize("name", list(MEDIANS))
+def test_an_item_says_its_goal_and_whether_it_was_met(report, name):
+    item = report["items"][name]
+    assert isinstance(item["met"], bool)
+    assert item["goal"]
+    assert item["summary"]
+    assert item["repeats"] >= 1
+    assert item["settings"]
+    assert item["samples"]
+    assert item["load_before"] >= 0
+    assert set(item["median"]) == MEDIANS[name]
+    assert all(math.isfinite(value) for value in numbers(item["median"]))
+
+
+def test_lightning_and_the_bare_loop_did_the_same_work(report):
+    assert report["items"]["training"]["median"]["equal_weights"] is True
+
+
+def test_only_the_items_that_were_asked_for_run(tmp_path):
+    path = tmp_path / "bench.json"
+    command = [sys.executable, str(SCRIPT), "--out", str(path), "--quick", "--only", "start"]
+    subprocess.run(command, capture_output=True, check=True)
+    assert list(json.loads(path.read_text())["items"]) == ["start"]
+
+
+def numbers(values):
+    for value in values.values():
+        yield from numbers(value) if isinstance(value, dict) else [value]
