@@ -161,7 +161,7 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
     from affect.data.importing import IMPORTERS
 
     parser.add_argument("format", choices=list(IMPORTERS), help="format of the source")
-    parser.add_argument("source", type=Path, help="file or folder")
+    parser.add_argument("source", type=_path, help="file or folder")
     _add_cache(parser)
     parser.add_argument(
         "--option",
@@ -257,7 +257,7 @@ def _verify(options: argparse.Namespace) -> Result:
 
 def _configure_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with an unfinished run's folder"
+        "--resume", type=_path, metavar="RUN", help="go on with an unfinished run's folder"
     )
     parser.epilog = (
         "Every key of an experiment file is a flag: -c EXPERIMENT.yaml --model.hidden_size=128 "
@@ -290,8 +290,8 @@ def _fit(options: argparse.Namespace) -> Result:
 
 
 def _configure_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--cache", type=Path, help="where the recordings are now")
+    parser.add_argument("run", type=_path, help="a run's folder")
+    parser.add_argument("--cache", type=_path, help="where the recordings are now")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
 
@@ -309,9 +309,9 @@ def _scorer(split: str) -> Callable[[argparse.Namespace], Result]:
 
 
 def _configure_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("cache", type=Path, help="folder of recordings")
-    parser.add_argument("--out", type=Path, required=True, help="CSV to write")
+    parser.add_argument("run", type=_path, help="a run's folder")
+    parser.add_argument("cache", type=_path, help="folder of recordings")
+    parser.add_argument("--out", type=_path, required=True, help="CSV to write")
     parser.add_argument("--fold", type=int, help="which fold's network, where there are several")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
@@ -332,8 +332,8 @@ def _predict(options: argparse.Namespace) -> Result:
 
 
 def _configure_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs' folders")
-    parser.add_argument("--figure", type=Path, help="draw the comparison as a PNG")
+    parser.add_argument("runs", type=_path, nargs="+", metavar="RUN", help="runs' folders")
+    parser.add_argument("--figure", type=_path, help="draw the comparison as a PNG")
     parser.add_argument(
         "--resamples", type=int, default=2000, help="of the bootstrap over subjects"
     )
@@ -352,7 +352,7 @@ def _compare(options: argparse.Namespace) -> Result:
 
 
 def _configure_errors(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("run", type=_path, help="a run's folder")
     parser.add_argument("--split", choices=("val", "test"), default="test")
 
 
@@ -366,7 +366,7 @@ def _errors(options: argparse.Namespace) -> Result:
 
 
 def _configure_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cache", type=Path, help="folder of recordings")
+    parser.add_argument("cache", type=_path, help="folder of recordings")
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -384,8 +384,15 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, required=True, help="folder of recordings to fill")
+    parser.add_argument("--cache", type=_path, required=True, help="folder of recordings to fill")
     parser.add_argument("--force", action="store_true", help="write what is there already again")
+
+
+def _path(text: str) -> Path:
+    """A path; an empty one, as of an unset shell variable, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

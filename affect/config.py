@@ -6,6 +6,7 @@ Every field below is a key of the experiment file and a flag: `model.hidden_size
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import os
@@ -289,6 +290,7 @@ def parse(arguments: Sequence[str]) -> Experiment:
         UserError: a file is missing or no YAML, a key is unknown (the nearest valid one is
             named), a value is of the wrong type or out of range, a variable is not set.
     """
+    _refuse_broken_files(arguments)
     parser = argument_parser()
     try:
         namespace = parser.parse_args(list(arguments))
@@ -351,6 +353,29 @@ def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
             yield from keys(hint, f"{prefix}{name}.")
 
 
+def _refuse_broken_files(arguments: Sequence[str]) -> None:
+    """Tell what is wrong with an experiment file by its name, which the parser would not."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("-c", "--config", action="append", default=[])
+    for path in finder.parse_known_args(list(arguments))[0].config:
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"experiment file {path} does not exist") from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        _refuse_scalars(content, Experiment, path)
+
+
+def _refuse_scalars(content: Any, kind: type, where: str) -> None:
+    """Refuse a section that is no mapping, down to the innermost one."""
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must hold keys and values, not {content!r}")
+    for name, hint in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and name in content:
+            _refuse_scalars(content[name], hint, f"{where}: {name}")
+
+
 def _fields(kind: type) -> list[str]:
     return [item.name for item in dataclasses.fields(kind)]
 
@@ -399,6 +424,8 @@ def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     """Triples of key, whether it is out of range, and what it must be."""
     data, split, model = experiment.data, experiment.data.split, experiment.model
     yield "name", not experiment.name or "/" in experiment.name, "a folder's name"
+    yield "runs", not experiment.runs, "a folder's path, not empty"
+    yield "data.cache", not data.cache, "a folder's path, not empty"
     yield "data.dimensions", not data.dimensions, "at least one dimension"
     yield "data.standardise", not data.standardise, "at least one of none, subject, train, centred"
     yield "data.batch_size", data.batch_size < 1, "at least 1"

@@ -106,24 +106,27 @@ def recording_paths(cache: Path) -> list[Path]:
     """Every recording's file in a cache, sorted by corpus, subject and name.
 
     Raises:
-        UserError: the cache is missing.
+        UserError: the cache is missing or empty.
     """
     if not cache.is_dir():
         raise UserError(f"no cache at {cache}: make one with `affect import` or `affect synth`")
-    return sorted(
+    paths = sorted(
         Path(recording.path)
         for corpus in _folders(cache)
         for subject in _folders(corpus)
         for recording in os.scandir(subject)
         if recording.name.endswith(SUFFIX) and not recording.name.startswith(".")
     )
+    if not paths:
+        raise UserError(f"no recordings in {cache}: fill it with `affect import` or `affect synth`")
+    return paths
 
 
 def entries(cache: Path) -> list[Entry]:
     """Every recording of a cache, from the headers alone.
 
     Raises:
-        UserError: the cache is missing.
+        UserError: the cache is missing or empty.
         RecordingError: a file is foreign, truncated or of another schema version.
     """
     return [entry(path) for path in recording_paths(cache)]

@@ -41,6 +41,7 @@ class Tracker:
     def __init__(
         self, folder: Path, run_id: str, kind: str, experiment: Experiment, config: dict[str, Any]
     ) -> None:
+        self._folder = folder
         self._path = folder / "metrics.csv"
         self._rows = _rows_in(self._path)
         self._run = _start(folder, run_id, kind, experiment, config)
@@ -71,13 +72,13 @@ class Tracker:
             self._run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
 
     def keep_model(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
-        """Log the trained model's files as one artifact of type `model`."""
+        """Log files of the run's folder as one artifact of type `model`, at their places in it."""
         if self._run is not None:
             import wandb
 
             artifact = wandb.Artifact(f"model-{self._run.id}", "model", metadata=dict(metadata))
             for path in files:
-                artifact.add_file(str(path), name=f"{path.parent.name}/{path.name}")
+                artifact.add_file(str(path), name=str(path.relative_to(self._folder)))
             self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int = 0) -> None:

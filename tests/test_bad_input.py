@@ -318,7 +318,7 @@ CASES: list[Case] = [
     ("import of no source", fixed("import", "recola", "AT/x", "--cache", "AT/c"), ("at AT/x",)),
     ("info of an empty cache", empty_folder("info"), ("no recordings in AT/cache", "`affect")),
     ("verify of an empty cache", empty_folder("verify"), ("no recordings in AT/cache", "`affect")),
-    ("fit on an empty cache", empty_folder("fit"), ("no recordings in AT/cache", "`affect info")),
+    ("fit on an empty cache", empty_folder("fit"), ("no recordings in AT/cache", "`affect import")),
     (
         "predict on an empty cache",
         predicts(lambda place: place.cache.mkdir()),
@@ -535,53 +535,6 @@ CASES: list[Case] = [
     ("a number for a section", experiment_file(b"data: 3\n"), ("AT/experiment.yaml", "data")),
     ("no YAML file", fixed("fit", "-c", "AT/none.yaml"), ("AT/none.yaml", "does not exist")),
 ]
-TO_MEND: dict[str, str] = {
-    **dict.fromkeys(("info of an empty cache", "verify of an empty cache"), "status 0"),
-    "predict on an empty cache": "does not say how to mend it",
-    **dict.fromkeys(
-        (
-            "info of an empty path",
-            "verify of an empty path",
-            "import of an empty path",
-            "import to an empty path",
-            "fit on an empty path",
-            "fit into an empty path",
-            "test of an empty path",
-        ),
-        "an empty path stands for the current folder",
-    ),
-    **dict.fromkeys(
-        (
-            "an unknown option of the synthetic corpus",
-            "an option of the synthetic corpus of the wrong type",
-            "an unknown accelerator",
-            "an absent accelerator",
-            "an unknown precision",
-            "an unknown strategy",
-            "a disk full at a checkpoint",
-            "a network that is truncated",
-            "a preparation that is truncated",
-            "a checkpoint that is truncated",
-        ),
-        "told as a defect, with status 1",
-    ),
-    **dict.fromkeys(
-        (
-            "a YAML file of text",
-            "a YAML file of a list",
-            "a broken YAML file",
-            "a binary YAML file",
-        ),
-        "does not name the file",
-    ),
-    "a number for a section": "is ignored",
-}
-
-
-def row(name, set_up, expected):
-    reason = TO_MEND.get(name)
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-    return pytest.param(set_up, expected, id=name, marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -607,7 +560,9 @@ def left_behind(before, folder):
             yield path
 
 
-@pytest.mark.parametrize(("set_up", "expected"), [row(*case) for case in CASES])
+@pytest.mark.parametrize(
+    ("set_up", "expected"), [pytest.param(*case[1:], id=case[0]) for case in CASES]
+)
 def test_a_mistake_is_told_in_one_line_and_leaves_nothing(
     set_up, expected, finished, tmp_path, monkeypatch, capsys
 ):

@@ -112,7 +112,7 @@ def test_a_mistake_is_one_line_that_names_the_key(arguments, message):
         ("model:\n  hiden_size: 3\n", "unknown key 'model.hiden_size': did you mean"),
         ("data:\n  split: {fold_count: 3}\n", "unknown key 'data.split.fold_count'"),
         ("optimiser: {lr: 1}\n", "unknown key 'optimiser.lr': did you mean 'optimizer.lr'"),
-        ("name: [x\n", "Problems parsing config"),
+        ("name: [x\n", "cannot read"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_alike(tmp_path, text, message):

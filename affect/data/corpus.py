@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from affect import store
 from affect.config import DataConfig
-from affect.data import importing, synthetic
+from affect.data import importing
 from affect.errors import UserError
 from affect.store import Entry
 
@@ -27,8 +27,7 @@ def entries_of(config: DataConfig, *, progress: bool = True) -> list[Entry]:
         _import(config, cache, progress=progress)
     entries = [e for e in store.entries(cache) if config.corpus in ("", e.corpus)]
     if not entries:
-        corpus = f"corpus {config.corpus!r}" if config.corpus else "recordings"
-        raise UserError(f"no {corpus} in {cache}: see `affect info {cache}`")
+        raise UserError(f"no corpus {config.corpus!r} in {cache}: see `affect info {cache}`")
     _refuse_shared_names(entries)
     return entries
 
@@ -43,12 +42,7 @@ def frames_by_subject(entries: Iterable[Entry]) -> dict[str, int]:
 
 def _import(config: DataConfig, cache: Path, *, progress: bool) -> None:
     source = config.source
-    pending = (
-        synthetic.pending(**source.options)
-        if source.format == "synthetic"
-        else importing.find(source.format, Path(source.path), source.options)
-    )
-    items = list(pending)
+    items = list(importing.find(source.format, Path(source.path), source.options))
     bar = tqdm(total=len(items), desc="import", file=sys.stderr, disable=not progress, leave=False)
     with bar:
         for _, outcome in importing.import_all(items, cache):

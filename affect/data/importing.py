@@ -23,6 +23,9 @@ IMPORTERS: Mapping[str, str] = {
 }
 """A format's name and the module whose `pending(source, **options)` finds its recordings."""
 
+GENERATORS: Mapping[str, str] = {"synthetic": "affect.data.synthetic"}
+"""The same for what needs no source: `pending(**options)`."""
+
 
 @dataclass(frozen=True)
 class Pending:
@@ -59,25 +62,32 @@ def find(format_name: str, source: Path, options: Mapping[str, Any]) -> Iterator
     """The recordings that a source holds in a format.
 
     Args:
-        format_name: a key of `IMPORTERS`.
-        source: file or folder.
+        format_name: a key of `IMPORTERS` or `GENERATORS`.
+        source: file or folder; not looked at by a generator.
         options: the importer's own keyword arguments.
 
     Raises:
-        UserError: the format is unknown, the source is missing, or holds nothing of that format.
+        UserError: the format or an option is unknown, the source is missing, or holds nothing of
+            that format.
     """
-    if format_name not in IMPORTERS:
-        raise UserError(f"unknown format {format_name!r}: choose one of {', '.join(IMPORTERS)}")
-    if not source.exists():
+    modules = {**IMPORTERS, **GENERATORS}
+    if format_name not in modules:
+        raise UserError(f"unknown format {format_name!r}: choose one of {', '.join(modules)}")
+    pending = import_module(modules[format_name]).pending
+    sources = [] if format_name in GENERATORS else [source]
+    if sources and not source.exists():
         raise UserError(f"no file or folder at {source}")
-    pending = import_module(IMPORTERS[format_name]).pending
-    known = list(signature(pending).parameters)[1:]
+    known = list(signature(pending).parameters)[len(sources) :]
     for option in options:
         if option not in known:
             near = get_close_matches(option, known, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
             raise UserError(f"format {format_name!r} has no option {option!r}: {advice}")
-    return pending(source, **options)
+    try:
+        return pending(*sources, **options)
+    except TypeError as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise UserError(f"format {format_name!r} cannot use {given}: {error}") from error
 
 
 def import_all(

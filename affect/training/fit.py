@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
@@ -14,6 +15,7 @@ from affect import store
 from affect.config import Experiment
 from affect.data.corpus import entries_of, frames_by_subject
 from affect.data.splits import split
+from affect.errors import UserError
 from affect.prediction import Prediction
 from affect.tracking import Tracker
 from affect.training import run as runs
@@ -96,7 +98,8 @@ def _callbacks(run: Run, position: int, tracker: Tracker | None) -> list[Callbac
 
 
 def _stop(run: Run, status: str, stopwatch: Stopwatch, tracker: Tracker | None) -> None:
-    run.update({"status": status, **stopwatch.reading()})
+    with suppress(UserError):  # a full disk: what stopped the run is what must be told
+        run.update({"status": status, **stopwatch.reading()})
     if tracker is not None:
         tracker.finish(exit_code=1)
 
@@ -116,7 +119,7 @@ def _finish(
     tracker.show(draw(run.folder))
     folders = [run.fold_folder(fold) for fold in run.record["folds"]]
     files = [f / name for f in folders for name in ("model.safetensors", "preparation.json")]
-    tracker.keep_model(files, metrics)
+    tracker.keep_model([*files, run.folder / "config.yaml", run.folder / "run.json"], metrics)
     tracker.finish()
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from affect import store
 from affect.config import Experiment, TrainerConfig
@@ -97,44 +100,59 @@ def load_trained(run: Run, fold: int | None = None) -> Trained:
     if index not in folds:
         raise UserError(f"{run.folder} has no fold {index}; it has {', '.join(map(str, folds))}")
     folder = run.fold_folder(index)
-    try:
-        values = json.loads((folder / "preparation.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-    except OSError as error:
-        raise UserError(f"{folder} holds no finished model ({error}): fit the run first") from error
+    values = _read(folder / "preparation.json", json.loads)
+    weights = _read(folder / "model.safetensors", load)
     preparation = Preparation.from_json(values["preparation"])
     module = AffectModule(run.experiment, preparation.features)
     module.model.load_state_dict(weights)
     return Trained(module, preparation, Postprocessing.from_json(values["postprocessing"]), index)
 
 
+def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
+    """What a file of a finished fold holds; refuses one that is missing or broken by its name."""
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"no {path}: the run is not finished, `affect fit --resume` it") from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot read {path} (truncated or foreign): {error}") from error
+
+
 def make_trainer(
     config: TrainerConfig, folder: Path, callbacks: Sequence[Callback], **options: Any
 ) -> Trainer:
-    """Lightning's trainer for a configuration; it logs nothing and prints nothing by itself."""
+    """Lightning's trainer for a configuration; it logs nothing and prints nothing by itself.
+
+    Raises:
+        UserError: this machine, or Lightning, does not have what is asked for.
+    """
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    asked = {
+        name: getattr(config, name)
+        for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
+    }
     on_slurm = SLURMEnvironment.detect()
-    return Trainer(
-        max_epochs=config.max_epochs,
-        gradient_clip_val=config.gradient_clip_val,
-        accumulate_grad_batches=config.accumulate_grad_batches,
-        precision=config.precision,  # pyright: ignore[reportArgumentType] - Lightning checks it
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=config.strategy,
-        deterministic=config.deterministic,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        plugins=[SLURMEnvironment(auto_requeue=False)] if on_slurm else None,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **options,
-    )
+    try:
+        return Trainer(
+            **asked,
+            max_epochs=config.max_epochs,
+            gradient_clip_val=config.gradient_clip_val,
+            accumulate_grad_batches=config.accumulate_grad_batches,
+            deterministic=config.deterministic,
+            default_root_dir=folder,
+            callbacks=list(callbacks),
+            plugins=[SLURMEnvironment(auto_requeue=False)] if on_slurm else None,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **options,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        given = ", ".join(f"trainer.{name}={value!r}" for name, value in asked.items())
+        raise UserError(f"Lightning refuses {given}: {error}") from error
 
 
 def _train(
@@ -146,18 +164,40 @@ def _train(
 ) -> None:
     """Train from the last checkpoint, if there is one, and load the weights to keep."""
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(checkpoints, "best", monitor=MONITOR, mode="max", save_last=True)
+    best = ModelCheckpoint(
+        checkpoints,
+        "best",
+        monitor=MONITOR,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
     stopping = EarlyStopping(MONITOR, mode="max", patience=config.patience or config.max_epochs)
     trainer = make_trainer(config, folder, [best, stopping, *callbacks])
     last = checkpoints / "last.ckpt"
+    if last.exists():
+        _load_checkpoint(last)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stop
-    kept = best.best_model_path if config.keep == "best" else best.last_model_path
-    state = torch.load(kept, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {checkpoints}: {error.strerror or error}; free space, then --resume"
+        ) from error
+    kept = _load_checkpoint(checkpoints / f"{config.keep}.ckpt")
+    module.load_state_dict(kept["state_dict"])
     module.to(trainer.strategy.root_device)
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(
+            f"cannot read {path} ({detail}): remove it, and the fold is trained from its start"
+        ) from error
 
 
 def _evaluated(
@@ -192,9 +232,8 @@ def _frames_a_prediction(experiment: Experiment) -> int:
 
 
 def _save(trained: Trained, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu() for name, value in trained.module.model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    write_whole(folder / "model.safetensors", save(weights))
     values = {
         "preparation": trained.preparation.to_json(),
         "postprocessing": trained.postprocessing.to_json(),

@@ -116,7 +116,11 @@ class AffectModule(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this batch."""
         place = [self._experiment.seed, self.current_epoch, batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        # torch.manual_seed looks at every kind of device, milliseconds a batch
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics; validation follows the epoch's last training step."""
