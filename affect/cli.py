@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from affect import __version__
-from affect.errors import Preempted, UserError
+from affect.errors import Preempted, UserError, suggestion
 
 _OK, _DEFECT, _USER_ERROR, _PREEMPTED, _INTERRUPTED = 0, 1, 2, 75, 130
 
@@ -115,11 +115,7 @@ def _subcommand(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
         _write(f"affect {__version__}")
         return None, []
     if arguments[0] not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else "see `affect --help`"
-        raise UserError(f"unknown command {arguments[0]!r}: {advice}")
+        raise UserError(f"unknown command {arguments[0]!r}: {suggestion(arguments[0], COMMANDS)}")
     return arguments[0], arguments[1:]
 
 

@@ -175,6 +175,27 @@ def test_constant_labels_are_refused(tmp_path):
         prepare(store.entries(tmp_path), [], DataConfig(dimensions=["valence"]))
 
 
+def delayed(folder, lengths, lag=15):
+    for index, frames in enumerate(lengths):
+        store.write(builders.recording(f"P{index}", frames=frames, lag=lag), folder)
+    return store.entries(folder)
+
+
+def test_an_estimated_delay_is_the_one_that_was_there(tmp_path):
+    preparation = prepare(delayed(tmp_path, [400] * 4), [], DataConfig(delay_s="auto"))
+    assert preparation.delay_s == pytest.approx((3.0, 3.0), abs=0.2)
+
+
+def test_recordings_too_short_for_the_longest_delay_are_left_out(tmp_path):
+    long = prepare(delayed(tmp_path / "a", [400] * 4), [], DataConfig(delay_s="auto"))
+    mixed = delayed(tmp_path / "b", [400] * 4 + [41, 40, 20])
+    assert prepare(mixed[:6], [], DataConfig(delay_s="auto")).delay_s == pytest.approx(
+        long.delay_s, abs=0.2
+    )
+    with pytest.raises(UserError, match=r"data\.delay_s: auto takes two training recordings"):
+        prepare(mixed[3:], [], DataConfig(delay_s="auto"))
+
+
 def test_a_window_longer_than_every_training_recording_is_refused(tmp_path):
     entries = store.entries(builders.cache(tmp_path / "cache", subjects=3))
     with pytest.raises(UserError, match="the longest training recording has 60 frames"):

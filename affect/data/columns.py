@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,13 +110,6 @@ def times(frame: pd.DataFrame, name: str, path: Path) -> Float64[np.ndarray, " r
 def to_numbers(cells: pd.Series) -> pd.Series:
     """Each cell as a number; NaN where it is none."""
     return cast("pd.Series", pd.to_numeric(cells, errors="coerce"))
-
-
-def suggestion(name: str, choices: Iterable[str]) -> str:
-    """How to mend an unknown name: `did you mean ...?`, or all choices where none is near."""
-    choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(choices)}"
 
 
 def _not_a_number(frame: pd.DataFrame) -> str | None:

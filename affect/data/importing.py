@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from affect import store
-from affect.errors import UserError
+from affect.errors import UserError, suggestion
 from affect.recording import Provenance, Recording
 
 IMPORTERS: Mapping[str, str] = {
@@ -72,7 +71,7 @@ def find(format_name: str, source: Path, options: Mapping[str, Any]) -> Iterator
     """
     modules = {**IMPORTERS, **GENERATORS}
     if format_name not in modules:
-        raise UserError(f"unknown format {format_name!r}: choose one of {', '.join(modules)}")
+        raise UserError(f"unknown format {format_name!r}: {suggestion(format_name, modules)}")
     pending = import_module(modules[format_name]).pending
     sources = [] if format_name in GENERATORS else [source]
     if sources and not source.exists():
@@ -80,8 +79,7 @@ def find(format_name: str, source: Path, options: Mapping[str, Any]) -> Iterator
     known = list(signature(pending).parameters)[len(sources) :]
     for option in options:
         if option not in known:
-            near = get_close_matches(option, known, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+            advice = suggestion(option, known)
             raise UserError(f"format {format_name!r} has no option {option!r}: {advice}")
     try:
         return pending(*sources, **options)

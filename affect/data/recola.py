@@ -15,7 +15,7 @@ import affect
 from affect.data import arff, columns, openface_csv, timeline
 from affect.data.importing import Pending, sha256_of
 from affect.data.timeline import Annotation, Place, Track
-from affect.errors import UserError
+from affect.errors import UserError, suggestion
 from affect.recording import Provenance, Recording
 
 FEATURES: Mapping[str, re.Pattern[str]] = {"au": re.compile(r"AU\d+"), "all": re.compile(r".*")}
@@ -47,7 +47,7 @@ def pending(
         UserError: the folder does not hold the release, or `features` is unknown.
     """
     if features not in FEATURES:
-        raise UserError(f"unknown features {features!r}: {columns.suggestion(features, FEATURES)}")
+        raise UserError(f"unknown features {features!r}: {suggestion(features, FEATURES)}")
     folder, suffix = (source / _VIDEO, ".arff") if openface is None else (Path(openface), ".csv")
     paths = sorted(folder.glob("*" + suffix))
     if not paths:

@@ -19,7 +19,7 @@ from affect.data import columns, timeline
 from affect.data.importing import Pending, sha256_of
 from affect.data.table_schema import STEM, Pivot, Rows, Schema, read_schema
 from affect.data.timeline import Annotation, Place, Track
-from affect.errors import UserError
+from affect.errors import UserError, suggestion
 from affect.recording import Provenance, Recording
 
 _SUFFIXES = (".csv", ".parquet")
@@ -152,7 +152,7 @@ def _matching(pattern: str, available: Sequence[str], path: Path) -> list[str]:
 def _require(names: Iterable[str], available: Sequence[str], path: Path) -> None:
     for name in names:
         if name not in available:
-            hint = columns.suggestion(name, available)
+            hint = suggestion(name, available)
             raise UserError(f"{path} has no column {name!r}: {hint}")
 
 

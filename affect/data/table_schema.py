@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from affect.data import columns
-from affect.errors import UserError
+from affect.errors import UserError, suggestion
 
 STEM = "file"
 """A column that every table has unless it brings its own: the stem of the file's name."""
@@ -139,7 +138,7 @@ def _section(kind: type[T], content: Any, where: str) -> T:
     known = {item.name: item for item in fields(kind)}  # pyright: ignore[reportArgumentType]
     for key in content:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}: {columns.suggestion(str(key), known)}")
+            raise UserError(f"{where}: unknown key {key!r}: {suggestion(str(key), known)}")
     for name, item in known.items():
         if item.default is MISSING and item.default_factory is MISSING and name not in content:
             raise UserError(f"{where}: the key {name!r} is missing")
@@ -167,9 +166,7 @@ def _aggregates(value: Any, where: str) -> tuple[str, ...]:
     names = _texts(value, where)
     for name in names:
         if name not in AGGREGATES:
-            raise UserError(
-                f"{where}: unknown aggregate {name!r}: {columns.suggestion(name, AGGREGATES)}"
-            )
+            raise UserError(f"{where}: unknown aggregate {name!r}: {suggestion(name, AGGREGATES)}")
     return names
 
 

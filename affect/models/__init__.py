@@ -8,13 +8,12 @@ but must not change the output of a real frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from importlib import import_module
 from inspect import signature
 from typing import Any, Literal
 
-from affect.errors import UserError
+from affect.errors import UserError, suggestion
 from affect.models.heads import AffectModel, FrameHead, WindowHead
 
 MODELS: Mapping[str, str] = {
@@ -68,21 +67,15 @@ def build(
         UserError: the name, or an option of that encoder, is unknown.
     """
     if name not in MODELS:
-        raise UserError(f"unknown model {name!r}: {_advice(name, MODELS)}")
+        raise UserError(f"unknown model {name!r}: {suggestion(name, MODELS)}")
     module, factory_name = MODELS[name].split(":")
     factory = getattr(import_module(module), factory_name)
     known = [option for option in signature(factory).parameters if option not in _SHARED]
     for option in options:
         if option not in known:
-            advice = _advice(option, [*known, "bounded"])
+            advice = suggestion(option, [*known, "bounded"])
             raise UserError(f"model {name!r} has no option {option!r}: {advice}")
     encoder = factory(features, hidden_size=hidden_size, layers=layers, dropout=dropout, **options)
     heads = {"frame": FrameHead, "window": WindowHead}
     chosen = heads[head](encoder.channels, dimensions, bounded=bounded)
     return AffectModel(encoder, chosen, input_dropout=input_dropout, dropout=dropout)
-
-
-def _advice(given: str, known: Iterable[str]) -> str:
-    """The nearest valid name, or all of them."""
-    near = get_close_matches(given, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
