@@ -89,7 +89,7 @@ def _run(arguments: Sequence[str]) -> None:
     if name is None:
         return
     command = COMMANDS[name]
-    parser = _Parser(prog=f"affect {name}", description=command.summary)
+    parser = _Parser(prog=f"affect {name}", description=command.summary, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     command.configure(parser)
@@ -267,7 +267,7 @@ def _fit(options: argparse.Namespace) -> Result:
 
     if options.keys or "--print-config" in options.experiment_arguments:
         arguments = ["--help"] if options.keys else options.experiment_arguments
-        return Result(_printed_by(config.argument_parser(), arguments), {})
+        return Result(config.printed(arguments), {})
     from affect.report import figures
     from affect.training import run as runs
     from affect.training.fit import fit
@@ -422,17 +422,6 @@ def _table(columns: Iterable[str], rows: Iterable[Sequence[str]], title: str | N
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _printed_by(parser: Any, arguments: Sequence[str]) -> str:
-    """What a parser prints before it ends the program."""
-    import contextlib
-    import io
-
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        parser.parse_args(list(arguments))
-    return text.getvalue().rstrip("\n")
 
 
 def _print(content: Any) -> None:

@@ -7,8 +7,10 @@ Every field below is a key of the experiment file and a flag: `model.hidden_size
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -305,6 +307,23 @@ def parse(arguments: Sequence[str]) -> Experiment:
     return experiment
 
 
+def printed(arguments: Sequence[str]) -> str:
+    """What the parser prints for `--print-config` or `--help`.
+
+    Raises:
+        UserError: as `parse`, of mistakes that the parser finds.
+    """
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            argument_parser().parse_args(list(arguments))
+    except SystemExit:
+        return text.getvalue().rstrip("\n")
+    except Exception as error:  # jsonargparse raises many kinds, all about what the user wrote
+        raise UserError(_explained(error)) from error
+    return text.getvalue().rstrip("\n")
+
+
 def argument_parser() -> Any:
     """The parser of `affect fit`: one flag a key, and `-c FILE` for experiment files."""
     from jsonargparse import ArgumentParser
@@ -312,6 +331,7 @@ def argument_parser() -> Any:
     parser = ArgumentParser(
         prog="affect fit",
         exit_on_error=False,
+        allow_abbrev=False,
         print_config="--print-config",
         description="Train, validate and test one experiment on pooled data.",
     )

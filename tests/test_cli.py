@@ -168,6 +168,15 @@ def test_the_resolved_experiment_can_be_printed_and_run(capsys, tmp_path):
     assert "seed: 5" in run(capsys, "fit", "-c", path, "--print-config")[1]
 
 
+@pytest.mark.parametrize(
+    "flag", ["--data.dimensions=valence", "--model.hidden=3", "--data.cach=x", "--seed=x"]
+)
+def test_a_mistake_beside_print_config_is_told(capsys, flag):
+    status, out, err = run(capsys, "fit", flag, "--print-config")
+    assert (status, out) == (2, "")
+    assert err.startswith("affect: error: ")
+
+
 def test_every_key_is_listed(capsys):
     out = run(capsys, "fit", "--keys")[1]
     assert "--data.split.val_fraction" in out

@@ -18,6 +18,7 @@ from affect.config import (
 )
 from affect.config import TrainerConfig as Trainer
 from affect.errors import UserError
+from affect.report import figures
 from affect.training import run as runs
 from affect.training.fit import fit
 from affect.training.inference import device_of, predict_cache, score_run
@@ -263,6 +264,25 @@ def test_the_papers_protocol_predicts_each_window_once(corpus):
         np.testing.assert_allclose(item.reference[:, 0], [w.mean() for w in windows], atol=1e-6)
         np.testing.assert_allclose(item.time_s, [2.4, 7.4, 10.9])
         assert item.prediction.shape == (3, 2)
+
+
+def test_one_dimension_is_enough(corpus):
+    data = builders.experiment(corpus).data
+    data.dimensions = ["valence"]
+    run = fit(builders.experiment(corpus, data=data), draw=figures.draw)
+    metrics = run.record["metrics"]
+    assert metrics["test/ccc/mean"] == metrics["test/ccc/valence"]
+    out = corpus / "one.csv"
+    predict_cache(run, corpus / "cache", out, fold=None, device="cpu")
+    assert out.read_text().startswith("corpus,subject,recording,time_s,valence\n")
+
+
+def test_a_run_that_is_refused_before_it_trains_leaves_no_folder(corpus, tmp_path):
+    odd = builders.experiment(corpus, model=ModelConfig("lsmt"))
+    odd.runs = str(tmp_path)
+    with pytest.raises(UserError, match="did you mean 'lstm'"):
+        fit(odd, draw=nothing)
+    assert not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle", "step", "plateau"])

@@ -241,7 +241,8 @@ def _standing(
 def _tested(run: Run) -> list[Prediction]:
     """A finished run's test predictions, sorted by recording."""
     if run.record["status"] != "done":
-        raise UserError(f"{run.folder} is not finished ({run.record['status']}): finish it first")
+        state = run.record["status"]
+        raise UserError(f"{run.folder} is not finished ({state}): --resume it or leave it out")
     predictions = store.read_predictions(run.folder / "predictions.h5")
     tested = [item for item in predictions if item.split == "test"]
     if not tested:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -62,8 +63,10 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
         _stop(run, "interrupted", stopwatch, tracker)
         advice = f"interrupted: go on with `affect fit --resume {run.folder}`"
         raise KeyboardInterrupt(advice) from None
-    except BaseException:
+    except BaseException as error:
         _stop(run, "failed", stopwatch, tracker)
+        if isinstance(error, UserError) and resume is None:
+            _discard_untrained(run)
         raise
     if tracker is not None:
         _finish(run, predictions, tracker, stopwatch, draw)
@@ -102,6 +105,12 @@ def _stop(run: Run, status: str, stopwatch: Stopwatch, tracker: Tracker | None) 
         run.update({"status": status, **stopwatch.reading()})
     if tracker is not None:
         tracker.finish(exit_code=1)
+
+
+def _discard_untrained(run: Run) -> None:
+    """Remove the folder of a run that was refused before its first epoch ended."""
+    if is_main_process() and not (run.folder / "metrics.csv").exists():
+        rmtree(run.folder, ignore_errors=True)
 
 
 def _finish(

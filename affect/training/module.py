@@ -137,7 +137,8 @@ class AffectModule(lightning.LightningModule):
         values = {
             f"{phase}/{name}/{dimension}": value
             for name, column in metrics.compute().items()
-            for dimension, value in zip(self._dimensions, column, strict=True)
+            # torchmetrics squeezes what has one element
+            for dimension, value in zip(self._dimensions, column.reshape(-1), strict=True)
         }
         for dimension, metric in zip(self._dimensions, losses, strict=True):
             values[f"{phase}/loss/{dimension}"] = metric.compute()

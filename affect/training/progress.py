@@ -10,6 +10,9 @@ from tqdm import tqdm
 
 from affect.training.module import MONITOR
 
+_LOG_INTERVAL_S = 10.0
+"""Between two states of the bar where standard error is a file."""
+
 
 class ProgressLine(Callback):
     """One bar a fold, moved forward at each epoch's end.
@@ -30,6 +33,7 @@ class ProgressLine(Callback):
             desc=self._title,
             unit="epoch",
             file=sys.stderr,
+            mininterval=0.1 if sys.stderr.isatty() else _LOG_INTERVAL_S,
             disable=not trainer.is_global_zero,
         )
 
@@ -39,6 +43,13 @@ class ProgressLine(Callback):
             ccc = float(trainer.callback_metrics.get(MONITOR, float("nan")))
             self._bar.set_postfix_str(f"val ccc {ccc:.3f}", refresh=False)
             self._bar.update()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar, so that what is said next has a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the bar."""
