@@ -28,8 +28,8 @@ demo: setup
 	$(AFFECT) compare demo/runs/bilstm/* demo/runs/tcn/* --figure demo/comparison.png
 	@echo
 	@echo "Done. The runs are in demo/runs (figures in each run's figures/), the comparison in demo/comparison.png."
-	@echo "Next: affect predict $$(ls -d demo/runs/bilstm/*) demo/cache --out demo/predictions.csv"
-	@echo "      or your own data: data/README.md (the command is $(AFFECT), or activate $(VENV))"
+	@echo "Next: $(AFFECT) predict $$(ls -d demo/runs/bilstm/*) demo/cache --out demo/predictions.csv"
+	@echo "      or your own data: data/README.md (or activate $(VENV) and type affect)"
 
 test: setup
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 Progress and logs go to standard error, the result to standard output: text for people, or with
 `--json` exactly one JSON object. Exit status: 0 done, 2 for what the user can mend, 1 for a defect
-of the program, 75 when a job was preempted after saving its state, 130 after Ctrl-C.
+of the program, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from affect import __version__
-from affect.errors import Preempted, UserError, suggestion
+from affect.errors import UserError, suggestion
 
-_OK, _DEFECT, _USER_ERROR, _PREEMPTED, _INTERRUPTED = 0, 1, 2, 75, 130
+_OK, _DEFECT, _USER_ERROR, _INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(f"error: {' '.join(str(error).split())}")
         return _USER_ERROR
-    except Preempted as stop:
-        _complain(str(stop))
-        return _PREEMPTED
     except KeyboardInterrupt as stop:
         _complain(str(stop) or "interrupted")
         return _INTERRUPTED
@@ -101,7 +98,9 @@ def _run(arguments: Sequence[str]) -> None:
     if result.text is None:
         return
     if options.json:
-        _write(json.dumps(result.data))
+        from affect.files import finite
+
+        _write(json.dumps(finite(result.data), allow_nan=False))
     else:
         _print(result.text)
 

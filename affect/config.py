@@ -198,7 +198,7 @@ class TrainerConfig:
         keep: weights that are evaluated: of the `best` validation CCC, or the `last`.
         gradient_clip_val: largest gradient norm; null for no limit.
         accumulate_grad_batches: batches an optimiser step.
-        precision: `32-true`, `bf16-mixed`, `16-mixed` and others of Lightning.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
         accelerator: `auto`, `cpu` or `gpu`.
         devices: number of devices, or `auto`.
         num_nodes: number of machines.
@@ -212,7 +212,7 @@ class TrainerConfig:
     keep: Literal["best", "last"] = "best"
     gradient_clip_val: float | None = 1.0
     accumulate_grad_batches: int = 1
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
@@ -442,16 +442,29 @@ def _substituted(text: str, variables: Mapping[str, str]) -> str:
 
 def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     """Triples of key, whether it is out of range, and what it must be."""
-    data, split, model = experiment.data, experiment.data.split, experiment.model
-    yield "name", not experiment.name or "/" in experiment.name, "a folder's name"
+    odd_name = not experiment.name or "/" in experiment.name or experiment.name.startswith(".")
+    yield "name", odd_name, "a folder's name"
+    yield "seed", experiment.seed < 0, "0 or more"
     yield "runs", not experiment.runs, "a folder's path, not empty"
+    yield from _data_ranges(experiment.data)
+    yield from _training_ranges(experiment)
+
+
+def _data_ranges(data: DataConfig) -> Iterator[tuple[str, bool, str]]:
+    split = data.split
     yield "data.cache", not data.cache, "a folder's path, not empty"
     yield "data.dimensions", not data.dimensions, "at least one dimension"
+    twice = len(set(data.dimensions)) < len(data.dimensions)
+    yield "data.dimensions", twice, "different from one another"
     yield "data.standardise", not data.standardise, "at least one of none, subject, train, centred"
     yield "data.batch_size", data.batch_size < 1, "at least 1"
     yield "data.eval_batch_size", data.eval_batch_size < 1, "at least 1"
     yield "data.window_frames", (data.window_frames or 2) < 2, "at least 2, or null"  # noqa: PLR2004
-    yield "data.hop_frames", (data.hop_frames or 1) < 1, "at least 1, or null"
+    hop, window = data.hop_frames, data.window_frames
+    skips = hop is not None and not 1 <= hop <= (window or hop)
+    yield "data.hop_frames", skips, "at least 1 and at most data.window_frames, or null"
+    yield "data.workers", data.workers < 0, "0 or more"
+    yield "data.memory_mb", data.memory_mb < 1, "at least 1"
     pooled = data.target == "window_mean"
     yield "data.window_frames", pooled and not data.window_frames, "given for target window_mean"
     delays = data.delay_s.values() if isinstance(data.delay_s, dict) else [data.delay_s]
@@ -462,13 +475,25 @@ def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     yield "data.split.folds", split.folds < 2, "at least 2"  # noqa: PLR2004
     yield "data.split.val_fraction", not 0 < split.val_fraction < 1, "between 0 and 1"
     yield "data.split.test_fraction", not 0 < split.test_fraction < 1, "between 0 and 1"
+
+
+def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
+    model, trainer = experiment.model, experiment.trainer
     yield "model.hidden_size", model.hidden_size < 1, "at least 1"
     yield "model.layers", model.layers < 1, "at least 1"
     yield "model.dropout", not 0 <= model.dropout < 1, "at least 0 and below 1"
+    shared = set(model.options) & set(_fields(ModelConfig))
+    yield "model.options", bool(shared), f"without {', '.join(sorted(shared))}: a key of model"
     refused = not 0 <= model.input_dropout < 1
     yield "model.input_dropout", refused, "at least 0 and below 1"
     yield "loss.mix", not 0 <= experiment.loss.mix <= 1, "between 0 and 1"
     yield "optimizer.lr", not experiment.optimizer.lr > 0, "above 0"
+    yield "optimizer.weight_decay", experiment.optimizer.weight_decay < 0, "0 or more"
+    yield "scheduler.step_epochs", experiment.scheduler.step_epochs < 1, "at least 1"
     yield "scheduler.warmup", not 0 <= experiment.scheduler.warmup < 1, "at least 0 and below 1"
-    yield "trainer.max_epochs", experiment.trainer.max_epochs < 1, "at least 1"
+    yield "trainer.max_epochs", trainer.max_epochs < 1, "at least 1"
+    yield "trainer.patience", trainer.patience == 0, "at least 1, or null"
+    yield "trainer.accumulate_grad_batches", trainer.accumulate_grad_batches < 1, "at least 1"
+    clip = trainer.gradient_clip_val
+    yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"
     yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"

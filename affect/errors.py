@@ -16,10 +16,6 @@ class RecordingError(UserError):
     """A recording, or the file that should hold one, breaks the format."""
 
 
-class Preempted(Exception):  # noqa: N818 - an outcome, not an error
-    """The process was told to stop and has saved its state; exit status 75."""
-
-
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """How to mend an unknown name: `did you mean ...?`, or all choices where none is near."""
     from difflib import get_close_matches  # only a mistake needs it

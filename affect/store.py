@@ -84,7 +84,7 @@ def read(path: Path) -> Recording:
 
 
 def verify(path: Path) -> None:
-    """Check a file's checksum, its header and every invariant of the format.
+    """Check a file's checksum, header and place, and every invariant of the format.
 
     Raises:
         RecordingError: naming the file and what is wrong with it.
@@ -98,6 +98,9 @@ def verify(path: Path) -> None:
         stored = str(file.attrs["checksum"])
     if stored != checksum(recording):
         raise RecordingError(f"{path}: its content does not match its checksum; import it again")
+    cache = path.parent.parent.parent
+    if path != path_of(cache, recording.corpus, recording.subject, recording.name):
+        raise RecordingError(f"{path}: it holds {recording.key}; move it back or import it again")
     if _header(path) != _summary(recording):
         raise RecordingError(f"{path}: its header does not match its content; import it again")
 

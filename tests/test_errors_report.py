@@ -94,6 +94,19 @@ def test_missing_references_and_other_splits_are_left_out():
         error_parts(kept, "val")
 
 
+def test_a_dimension_without_a_reference_is_left_out():
+    two = [
+        dataclasses.replace(
+            p,
+            dimensions=("valence", "arousal"),
+            prediction=np.repeat(p.prediction, 2, axis=1),
+            reference=np.concatenate([p.reference, p.reference * np.nan], axis=1),
+        )
+        for p in random()
+    ]
+    assert list(error_parts(two, "test")) == ["valence"]
+
+
 def test_the_table_has_a_column_a_dimension():
     table = to_table(error_parts(random(), "test"))
     assert [column.header for column in table.columns] == ["", "valence"]

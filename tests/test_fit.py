@@ -149,6 +149,27 @@ def test_an_action_unit_that_drives_a_dimension_matters_for_it(finished):
     assert arousal["AU01_r"] > 0.2
 
 
+def test_a_cache_that_has_grown_changes_no_split(corpus, tmp_path):
+    builders.cache(tmp_path / "cache", subjects=6)
+    data = builders.experiment(tmp_path).data
+    data.split = FOLDS
+    run = fit(builders.experiment(tmp_path, data=data), draw=nothing)
+    builders.cache(tmp_path / "cache", subjects=9)
+    again = score_run(runs.open_run(run.folder), "test", cache=None, device="cpu")
+    stored = {k: v for k, v in run.record["metrics"].items() if k.startswith("test")}
+    assert again == pytest.approx(stored, abs=1e-5)
+    store.path_of(tmp_path / "cache", "toy", "P1", "1").unlink()
+    with pytest.raises(UserError, match="no recording of subject 'P1'"):
+        score_run(run, "test", cache=None, device="cpu")
+
+
+def test_predict_refuses_another_rate(finished, tmp_path):
+    store.write(builders.recording("P1", rate_hz=25.0), tmp_path / "cache")
+    with pytest.raises(UserError, match="has 25 frames a second, the network was trained on 5"):
+        predict_cache(finished, tmp_path / "cache", tmp_path / "o.csv", fold=None, device="cpu")
+    assert not (tmp_path / "o.csv").exists()
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_scores_of_a_run_can_be_computed_again(finished, corpus, split):
     again = score_run(finished, split, cache=corpus / "delayed", device="cpu")

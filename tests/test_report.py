@@ -15,6 +15,7 @@ from rich.console import Console
 
 from affect import metrics, store
 from affect.config import Experiment
+from affect.data.splits import Fold
 from affect.errors import UserError
 from affect.prediction import Prediction
 from affect.report import figures
@@ -58,7 +59,7 @@ def changed(items, index, **changes):
 def write_run(folder, items, *, folds=1, epochs=6, units=(), status="done", **settings):
     """A finished run's folder, as training leaves it."""
     experiment = Experiment(runs=str(folder), **settings)
-    run = runs.create(experiment, "fit", range(folds))
+    run = runs.create(experiment, "fit", [Fold(i, ("a",), ("b",), ("c",)) for i in range(folds)])
     run.update({"status": status, "wall_time_s": 12.5, "peak_memory_mib": 800.0})
     store.write_predictions(run.folder / "predictions.h5", items)
     rng = np.random.default_rng(3)

@@ -147,6 +147,14 @@ def test_one_flipped_value_is_found(tmp_path):
         store.verify(path)
 
 
+def test_a_file_in_another_place_is_found(tmp_path):
+    path = store.write(recording("P1"), tmp_path)
+    moved = path.parent.parent / "P99"
+    path.parent.rename(moved)
+    with pytest.raises(RecordingError, match="it holds toy/P1/1; move it back"):
+        store.verify(moved / path.name)
+
+
 def test_a_header_that_belongs_to_another_recording_is_found(tmp_path):
     path = store.write(recording(), tmp_path)
     other = store.write(recording(frames=50, name="2"), tmp_path).read_bytes()

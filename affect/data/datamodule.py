@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import lightning
+import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from affect.config import DataConfig
@@ -22,8 +23,8 @@ _SEED_STRIDE = 1_000_003
 class AffectDataModule(lightning.LightningDataModule):
     """Batches of one fold.
 
-    Training draws windows in an order that depends on seed and epoch alone; validation and test
-    give whole recordings (or, under the target `window_mean`, windows without overlap), each once.
+    Training draws windows in an order that depends on seed and epoch alone; validation
+    gives whole recordings (or, under the target `window_mean`, windows without overlap), each once.
 
     Args:
         entries: recordings of all subjects.
@@ -70,10 +71,6 @@ class AffectDataModule(lightning.LightningDataModule):
         """Validation recordings."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Test recordings."""
-        return self._evaluation_loader("test")
-
     def _evaluation_loader(self, part: str) -> DataLoader[Batch]:
         """Every recording once: ranks take turns, and none is repeated to even them out.
 
@@ -109,6 +106,7 @@ def _loader(
         sampler=sampler,
         collate_fn=collate,
         num_workers=config.workers,
+        pin_memory=torch.cuda.is_available(),
         persistent_workers=config.workers > 0,
     )
     return loader  # pyright: ignore[reportReturnType] - collate turns windows into batches

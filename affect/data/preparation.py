@@ -119,7 +119,7 @@ class Preparation:
 
 
 def prepare(train: Sequence[Entry], others: Sequence[Entry], config: DataConfig) -> Preparation:
-    """The preparation that training subjects determine; every recording is read once.
+    """The preparation that training subjects determine.
 
     Args:
         train: recordings of the training subjects: delay and training statistics see these alone.

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from affect.config import SplitConfig
 from affect.errors import UserError
+from affect.store import Entry
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Fold:
                     f"subject {min(shared)!r} is in both {first} and {second}: "
                     "mend data.split so that every subject is in one part"
                 )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Fold:
+        """The fold that `dataclasses.asdict` and JSON have turned into lists."""
+        parts = {part: tuple(values[part]) for part in ("train", "val", "test")}
+        return cls(values["index"], **parts)
 
 
 def split(frames: Mapping[str, int], config: SplitConfig) -> list[Fold]:
@@ -70,6 +78,22 @@ def split(frames: Mapping[str, int], config: SplitConfig) -> list[Fold]:
     if not 0 <= config.fold < len(folds):
         raise UserError(f"data.split.fold {config.fold} is not one of 0 to {len(folds) - 1}")
     return [folds[config.fold]]
+
+
+def refuse_missing(folds: Iterable[Fold], entries: Iterable[Entry]) -> None:
+    """Refuse folds that name a subject of whom no recording is there.
+
+    Raises:
+        UserError: naming the subject.
+    """
+    there = {entry.subject for entry in entries}
+    for fold in folds:
+        missing = {*fold.train, *fold.val, *fold.test} - there
+        if missing:
+            raise UserError(
+                f"no recording of subject {min(missing)!r}, who is in fold {fold.index}: "
+                "import the corpus again or name its cache"
+            )
 
 
 def ranked(subjects: Iterable[str], seed: int, purpose: str) -> list[str]:

@@ -64,7 +64,7 @@ def build(
         options: what this encoder alone knows, such as `kernel_size`.
 
     Raises:
-        UserError: the name, or an option of that encoder, is unknown.
+        UserError: the name, or an option of that encoder, is unknown or out of range.
     """
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}: {suggestion(name, MODELS)}")
@@ -75,7 +75,12 @@ def build(
         if option not in known:
             advice = suggestion(option, [*known, "bounded"])
             raise UserError(f"model {name!r} has no option {option!r}: {advice}")
-    encoder = factory(features, hidden_size=hidden_size, layers=layers, dropout=dropout, **options)
+    sizes = {"hidden_size": hidden_size, "layers": layers, "dropout": dropout}
+    try:
+        encoder = factory(features, **sizes, **options)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in {**sizes, **options}.items())
+        raise UserError(f"model {name!r} cannot be built with {given}: {error}") from error
     heads = {"frame": FrameHead, "window": WindowHead}
     chosen = heads[head](encoder.channels, dimensions, bounded=bounded)
     return AffectModel(encoder, chosen, input_dropout=input_dropout, dropout=dropout)

@@ -31,7 +31,7 @@ _LABELS: Mapping[str, str] = {
 
 
 def error_parts(predictions: Sequence[Prediction], split: str) -> dict[str, dict[str, float]]:
-    """By dimension, the parts of the error of one split's predictions, pooled over folds.
+    """By dimension with a reference, the parts of the error of one split, pooled over folds.
 
     With e the error, m its mean and m_s its mean for subject s with n_s of n frames, the mean
     squared error is m^2 + sum_s n_s/n (m_s - m)^2 + the mean of (e - m_s)^2: one offset for all,
@@ -47,9 +47,10 @@ def error_parts(predictions: Sequence[Prediction], split: str) -> dict[str, dict
     chosen = [item for item in predictions if item.split == split]
     dimensions = chosen[0].dimensions if chosen else ()
     frames = [_frames(chosen, column) for column in range(len(dimensions))]
-    if not any(len(frame) for frame in frames):
+    known = {name: frame for name, frame in zip(dimensions, frames, strict=True) if len(frame)}
+    if not known:
         raise UserError(f"no {split} prediction has a reference: there is no error to explain")
-    return {name: _parts(frame) for name, frame in zip(dimensions, frames, strict=True)}
+    return {name: _parts(frame) for name, frame in known.items()}
 
 
 def to_table(parts: Mapping[str, Mapping[str, float]]) -> Table:

@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from affect import store
 from affect.config import Experiment
 from affect.data.corpus import entries_of, frames_by_subject
-from affect.data.splits import split
+from affect.data.splits import refuse_missing, split
 from affect.errors import UserError
 from affect.prediction import Prediction
 from affect.tracking import Tracker
@@ -45,8 +45,14 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
     """
     _quieten()
     entries = entries_of(experiment.data, progress=experiment.trainer.progress)
-    folds = split(frames_by_subject(entries), experiment.data.split)
-    run = resume or runs.create(experiment, "fit", [fold.index for fold in folds])
+    if resume is None:
+        run = runs.create(
+            experiment, "fit", split(frames_by_subject(entries), experiment.data.split)
+        )
+    else:
+        run = resume
+    folds = run.folds
+    refuse_missing(folds, entries)
     stopwatch = Stopwatch(run)
     run.update({"status": "running"})
     tracker = None
@@ -135,6 +141,11 @@ def _finish(
 def _quieten() -> None:
     """Silence Lightning's hints; what a user must know is said by this program itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    hints = (".*does not have many workers.*", ".*Checkpoint directory .* exists.*", ".*LeafSpec.*")
+    hints = (
+        ".*sync_dist=True.*",
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*LeafSpec.*",
+    )
     for message in hints:
         warnings.filterwarnings("ignore", message)

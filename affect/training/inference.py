@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pandas as pd
 import torch
 
 from affect import store
-from affect.data.corpus import entries_of, frames_by_subject
+from affect.data.corpus import entries_of
 from affect.data.datamodule import evaluation_dataset
 from affect.data.preparation import SeriesCache
-from affect.data.splits import split as split_subjects
+from affect.data.splits import refuse_missing
 from affect.errors import UserError
 from affect.files import whole_file
 from affect.prediction import Prediction
@@ -23,6 +24,7 @@ from affect.training.fold import Trained, load_trained
 from affect.training.run import Run
 
 _MIB = 2**20
+_RATE_TOLERANCE = 1e-3
 
 
 def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[str, float]:
@@ -30,7 +32,7 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
 
     Args:
         run: a finished run.
-        split: `train`, `val` or `test`.
+        split: `val` or `test`.
         cache: where the recordings are now; None for where they were.
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
 
@@ -42,7 +44,8 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
         source = dataclasses.replace(data.source, format="")
         data = dataclasses.replace(data, cache=str(cache), source=source)
     entries = entries_of(data)
-    folds = split_subjects(frames_by_subject(entries), data.split)
+    folds = run.folds
+    refuse_missing(folds, entries)
     predictions: list[Prediction] = []
     for fold in folds:
         chosen = [entry for entry in entries if entry.subject in getattr(fold, split)]
@@ -87,7 +90,14 @@ def predict_cache(
 
 
 def _knowing(trained: Trained, entries: Sequence[Entry]) -> Trained:
-    """The same network, with the statistics of these recordings' subjects."""
+    """The same network, with the statistics of these recordings' subjects; refuses another rate."""
+    rate_hz = trained.preparation.rate_hz
+    for entry in entries:
+        if not math.isclose(entry.rate_hz, rate_hz, rel_tol=_RATE_TOLERANCE):
+            raise UserError(
+                f"recording {entry.key} has {entry.rate_hz:g} frames a second, the network was "
+                f"trained on {rate_hz:g}: use recordings of that rate"
+            )
     return dataclasses.replace(trained, preparation=trained.preparation.with_subjects(entries))
 
 
@@ -123,7 +133,7 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"no device {name!r} here: choose auto or cpu") from error
     return device

@@ -35,7 +35,7 @@ MONITOR = "val/ccc/mean"
 class AffectModule(lightning.LightningModule):
     """A network with its loss, metrics and optimiser.
 
-    Metrics are logged once an epoch under `{train,val,test}/{ccc,rmse,pearson,loss}/<dimension>`.
+    Metrics are logged once an epoch under `{train,val}/{ccc,rmse,pearson,loss}/<dimension>`.
     Dropout follows from seed, epoch and batch alone, so that a run that is resumed at an epoch's
     start continues to the same bits.
 
@@ -66,7 +66,7 @@ class AffectModule(lightning.LightningModule):
         )
         self._metrics = nn.ModuleDict()
         self._losses = nn.ModuleDict()
-        for phase in ("train", "val", "test"):
+        for phase in ("train", "val"):
             self._metrics[f"{phase}_metrics"] = AffectMetrics(len(self._dimensions))
             self._losses[f"{phase}_losses"] = nn.ModuleList(
                 MeanMetric(nan_strategy="disable") for _ in self._dimensions
@@ -85,10 +85,6 @@ class AffectModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, _index: int) -> Tensor:
         """The loss of a validation batch."""
         return self._step("val", batch)
-
-    def test_step(self, batch: Batch, _index: int) -> Tensor:
-        """The loss of a test batch."""
-        return self._step("test", batch)
 
     def predict_step(self, batch: Batch, _index: int = 0) -> Float[Tensor, "N S D"]:
         """Predictions of a batch."""
@@ -128,10 +124,6 @@ class AffectModule(lightning.LightningModule):
             self._log_epoch("train")
         self._log_epoch("val")
 
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
-
     def _log_epoch(self, phase: str) -> None:
         metrics, losses = self._meters(phase)
         values = {
@@ -147,8 +139,7 @@ class AffectModule(lightning.LightningModule):
             column = [values[f"{phase}/{name}/{dimension}"] for dimension in self._dimensions]
             values[f"{phase}/{name}/mean"] = torch.stack(column).mean()
         metrics.reset()
-        if phase != "test":
-            self._refuse_unscored(values)
+        self._refuse_unscored(values)
         self.log_dict({name: value.float() for name, value in values.items()})
 
     def _refuse_unscored(self, values: dict[str, Tensor]) -> None:
@@ -178,7 +169,7 @@ def make_optimizer(parameters: Any, config: OptimizerConfig) -> torch.optim.Opti
     make = _OPTIMIZERS[config.name]
     try:
         return make(parameters, lr=config.lr, weight_decay=config.weight_decay, **config.options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.options: {error}") from error
 
 

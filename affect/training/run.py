@@ -15,7 +15,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing import Any
 
 from affect import __version__, config
 from affect.config import Experiment
+from affect.data.splits import Fold
 from affect.errors import UserError
-from affect.files import write_whole
+from affect.files import finite, write_whole
 
 _VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
 _RUN_ID_VARIABLE = "AFFECT_RUN_ID"
@@ -44,6 +45,11 @@ class Run:
     experiment: Experiment
     record: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def folds(self) -> list[Fold]:
+        """The folds as they were split when the run began; a cache that has grown changes none."""
+        return [Fold.from_json(fold) for fold in self.record["splits"]]
+
     def fold_folder(self, fold: int) -> Path:
         """Where a fold keeps its model and checkpoints."""
         folds: Sequence[int] = self.record["folds"]
@@ -53,11 +59,11 @@ class Run:
         """Set fields of `run.json`; the main process alone writes them."""
         self.record.update(values)
         if is_main_process():
-            text = json.dumps(self.record, indent=2) + "\n"
+            text = json.dumps(finite(self.record), indent=2, allow_nan=False) + "\n"
             write_whole(self.folder / "run.json", text.encode())
 
 
-def create(experiment: Experiment, kind: str, folds: Sequence[int]) -> Run:
+def create(experiment: Experiment, kind: str, folds: Sequence[Fold]) -> Run:
     """A new run in a folder of its own.
 
     The processes of a distributed run share it, see `_run_id`.
@@ -65,7 +71,7 @@ def create(experiment: Experiment, kind: str, folds: Sequence[int]) -> Run:
     Args:
         experiment: the resolved configuration.
         kind: `fit` or `federate`.
-        folds: indices of the split's folds that the run trains.
+        folds: the folds that the run trains.
 
     Raises:
         UserError: the folder cannot be written.
@@ -80,7 +86,8 @@ def create(experiment: Experiment, kind: str, folds: Sequence[int]) -> Run:
             "kind": kind,
             "experiment": experiment.name,
             "seed": experiment.seed,
-            "folds": list(folds),
+            "folds": [fold.index for fold in folds],
+            "splits": [asdict(fold) for fold in folds],
             "status": "running",
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "git_commit": git_commit(),
