@@ -104,6 +104,7 @@ def test_it_learns_and_its_scores_are_those_of_its_predictions(finished):
             pearson = np.corrcoef(x[:, column], y[:, column])[0, 1]
             assert metrics[f"{split}/ccc/{dimension}"] == pytest.approx(ccc, abs=1e-9)
             assert metrics[f"{split}/rmse/{dimension}"] == pytest.approx(rmse, abs=1e-7)
+            assert metrics[f"{split}/loss/{dimension}"] == pytest.approx(1 - ccc, abs=1e-5)
             assert metrics[f"{split}/pearson/{dimension}"] == pytest.approx(pearson, abs=1e-9)
             per_recording = metrics[f"{split}/ccc_per_recording/{dimension}"]
             assert per_recording == pytest.approx(np.mean(alone), abs=1e-5)

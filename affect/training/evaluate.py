@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from affect import metrics
-from affect.config import DataConfig
+from affect.config import DataConfig, LossConfig
 from affect.data.annotation import shift_forward
 from affect.data.preparation import SeriesCache
 from affect.data.windows import WindowDataset, collate
+from affect.metrics import affect_loss
 from affect.prediction import Prediction
 from affect.training.module import AffectModule, window_mean
 from affect.training.postprocess import Postprocessing
@@ -103,6 +106,28 @@ def scores(predictions: Sequence[Prediction], split: str) -> dict[str, float]:
     }
     means = {f"{split}/{name}/mean": float(values[name].mean()) for name in values}
     return {**named, **means}
+
+
+def losses(predictions: Sequence[Prediction], split: str, config: LossConfig) -> dict[str, float]:
+    """The loss of one split over all folds, `{split}/loss/<dimension>` and their `mean`.
+
+    Args:
+        predictions: of any split.
+        split: `val` or `test`.
+        config: which loss; each recording is a sequence.
+    """
+    chosen = [item for item in predictions if item.split == split]
+    if not chosen:
+        return {}
+    frames = torch.tensor([len(item.time_s) for item in chosen])
+    values = affect_loss(
+        pad_sequence([torch.from_numpy(item.prediction) for item in chosen], batch_first=True),
+        pad_sequence([torch.from_numpy(item.reference) for item in chosen], batch_first=True),
+        torch.arange(int(frames.max())) < frames[:, None],
+        **asdict(config),
+    )
+    named = dict(zip(chosen[0].dimensions, values.tolist(), strict=True))
+    return {f"{split}/loss/{d}": v for d, v in {**named, "mean": float(values.mean())}.items()}
 
 
 def moments_of(item: Prediction) -> Float64[Tensor, "D 6"]:

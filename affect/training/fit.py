@@ -20,7 +20,7 @@ from affect.errors import UserError
 from affect.prediction import Prediction
 from affect.tracking import Tracker
 from affect.training import run as runs
-from affect.training.evaluate import scores
+from affect.training.evaluate import losses, scores
 from affect.training.fold import train_fold
 from affect.training.progress import ProgressLine
 from affect.training.run import Run, Stopwatch, is_main_process
@@ -128,7 +128,12 @@ def _finish(
 ) -> None:
     if len(run.record["folds"]) > 1:
         store.write_predictions(run.folder / "predictions.h5", predictions)
-    metrics = {**scores(predictions, "val"), **scores(predictions, "test")}
+    metrics: dict[str, float] = {}
+    for part in ("val", "test"):
+        metrics |= {
+            **scores(predictions, part),
+            **losses(predictions, part, run.experiment.loss),
+        }
     run.update({"status": "done", "metrics": metrics, **stopwatch.reading()})
     tracker.summarise({**metrics, **stopwatch.reading()})
     tracker.show(draw(run.folder))

@@ -19,7 +19,7 @@ from affect.errors import UserError
 from affect.files import whole_file
 from affect.prediction import Prediction
 from affect.store import Entry
-from affect.training.evaluate import predictions_of, scores
+from affect.training.evaluate import losses, predictions_of, scores
 from affect.training.fold import Trained, load_trained
 from affect.training.run import Run
 
@@ -51,7 +51,7 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
         chosen = [entry for entry in entries if entry.subject in getattr(fold, split)]
         trained = _knowing(load_trained(run, fold.index), chosen)
         predictions += _predictions(run, chosen, trained, split, device)
-    return scores(predictions, split)
+    return {**scores(predictions, split), **losses(predictions, split, run.experiment.loss)}
 
 
 def predict_cache(
