@@ -155,3 +155,29 @@ def test_what_cannot_be_assembled_names_the_file(given, annotations, message):
 def test_a_given_rate_allows_a_single_frame():
     found = tl.assemble(PLACE, track([0]), {"v": labels([0], [0.5])}, PROVENANCE, rate_hz=1.0)
     assert (found.rate_hz, found.annotations["v"].tolist()) == (1.0, [0.5])
+
+
+def test_frames_that_a_file_leaves_out_stand_without_a_face():
+    rows, clock = tl.without_gaps(np.array([0.0, 0.2, 0.4, 1.2, 1.4]), 5.0)
+    assert rows.tolist() == [0, 1, 2, 2, 2, 2, 3, 4]
+    np.testing.assert_allclose(clock, np.arange(8) / 5)
+    track = tl.Track(
+        source=Path("x.csv"),
+        time_s=np.array([0.0, 0.2, 0.4, 1.2, 1.4]),
+        intensity=np.arange(5.0)[:, None],
+        intensity_names=("AU01_r",),
+    )
+    place = tl.Place("c", "s", "r")
+    recording = tl.assemble(place, track, {}, Provenance("b", "1", "x"), rate_hz=5.0)
+    check(recording)
+    nan = np.nan
+    np.testing.assert_array_equal(recording.intensity[:, 0], [0, 1, 2, nan, nan, nan, 3, 4])
+    assert recording.success.tolist() == [True, True, True, False, False, False, True, True]
+    assert recording.confidence.tolist() == [1, 1, 1, 0, 0, 0, 1, 1]
+
+
+def test_a_clock_without_gaps_stays_as_it_is():
+    time_s = np.sort(np.arange(50) / 25 + np.random.default_rng(0).uniform(-0.01, 0.01, 50))
+    rows, clock = tl.without_gaps(time_s, 25.0)
+    assert rows.tolist() == list(range(50))
+    np.testing.assert_array_equal(clock, time_s)

@@ -1,7 +1,7 @@
 """One clock for features and annotations: times in order, a rate, and labels brought onto frames.
 
-Features are never resampled: their times are a recording's clock. Annotations of another rate are
-interpolated linearly onto it.
+Features are never resampled: their times are a recording's clock, in which frames that the file
+leaves out stand without a face. Annotations of another rate are interpolated linearly onto it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from affect.recording import Provenance, Recording
 # Clocks are rounded when they are written: a label nearer to a frame than this share of a label
 # period is that frame's own.
 _ROUNDING = 1e-6
+_SPARSEST = 1000
+"""Frames a row beyond which a gap is a mistake in the times."""
 
 
 class Place(NamedTuple):
@@ -117,6 +119,25 @@ def resample(
     return np.where(distance_s <= period_s * (1 + _ROUNDING), mixed, np.nan)
 
 
+def without_gaps(
+    time_s: Float64[np.ndarray, " T"], rate_hz: float
+) -> tuple[Int[np.ndarray, " K"], Float64[np.ndarray, " K"]]:
+    """The rows of a clock that has a frame a period, and its times.
+
+    Delay and windows count frames, so that frames which a file leaves out must be there, without a
+    face: a row that stands again is such a frame, evenly spaced until the next row.
+
+    Args:
+        time_s: strictly increasing.
+        rate_hz: frames a second.
+    """
+    steps = np.diff(time_s, append=time_s[-1] + 1 / rate_hz)
+    counts = np.maximum(np.rint(steps * rate_hz), 1).astype(np.int64)
+    rows = np.repeat(np.arange(len(time_s)), counts)
+    offset = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, time_s[rows] + offset * (steps / counts)[rows]
+
+
 def assemble(
     place: Place,
     track: Track,
@@ -149,12 +170,19 @@ def assemble(
         if len(order) < 2:  # noqa: PLR2004 - a step needs two times
             raise UserError(f"{track.source}: it takes two frames to infer a rate: give more")
         rate_hz = rate_of(time_s)
-    success = np.any(np.isfinite(track.intensity[order]), axis=1)
+    if np.ptp(time_s) * rate_hz > _SPARSEST * len(order):
+        raise UserError(
+            f"{track.source}: {len(order)} rows span {np.ptp(time_s):g} s at {rate_hz:g} frames a "
+            "second: give times in seconds"
+        )
+    rows, time_s = without_gaps(time_s, rate_hz)
+    order, filled = order[rows], np.diff(rows, prepend=-1) == 0
+    success = np.any(np.isfinite(track.intensity[order]), axis=1) & ~filled
     if track.success is not None:
         success &= track.success[order]
     if not success.any():
         raise UserError(f"{track.source}: no frame with a face: extract it again or leave it out")
-    confidence = success if track.confidence is None else track.confidence[order]
+    confidence = success if track.confidence is None else track.confidence[order] * ~filled
     seen = success[:, None]
     return Recording(
         corpus=place.corpus,
