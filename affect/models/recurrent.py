@@ -62,15 +62,27 @@ class Recurrent(nn.Module):
         states = self.projection(features)  # N T F -> N T P
         for layer, forwards in enumerate(self.forwards):
             inputs = self.dropout(states) if layer else states
-            states, _ = forwards(inputs)  # N T P -> N T H, then N T C -> N T H
+            states = _run(forwards, inputs)  # N T P -> N T H, then N T C -> N T H
             if self.backwards:
-                reversed_states, _ = self.backwards[layer](_reorder(inputs, mirror))
+                reversed_states = _run(self.backwards[layer], _reorder(inputs, mirror))
                 states = torch.cat([states, _reorder(reversed_states, mirror)], dim=-1)  # N T C
         return states
 
 
 def _stack(cell: str, widths: list[int], hidden_size: int) -> nn.ModuleList:
     return nn.ModuleList(CELLS[cell](width, hidden_size, batch_first=True) for width in widths)
+
+
+def _run(layer: nn.Module, inputs: Float[Tensor, "N T P"]) -> Float[Tensor, "N T H"]:
+    """A layer's state at each frame.
+
+    On a CPU it runs in float32 under autocast too: PyTorch's oneDNN LSTM fails in bfloat16 on
+    processors without AVX-512.
+    """
+    if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return layer(inputs.float())[0]
+    return layer(inputs)[0]
 
 
 def _mirror(mask: Bool[Tensor, "N T"]) -> Int[Tensor, "N T"]:
