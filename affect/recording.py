@@ -15,6 +15,9 @@ from affect.errors import RecordingError
 
 SCHEMA_VERSION = 1
 
+_LONGEST_STEP = 1.5
+"""Periods from one frame to the next beyond which a frame is missing between them."""
+
 OPENFACE_INTENSITIES: tuple[str, ...] = tuple(
     f"AU{number:02d}_r" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 )
@@ -65,7 +68,8 @@ class Recording:
     Attributes:
         corpus, subject, name: which corpus, which person, which recording of that person.
         rate_hz: frames a second.
-        time_s: seconds from the start of the video, strictly increasing.
+        time_s: seconds from the start of the video, strictly increasing, without gaps: windows and
+            delays count frames.
         intensity: action-unit intensities, one column a name of `intensity_names`.
         presence: 0 or 1, one column a name of `presence_names`; P may be 0.
         confidence: the tracker's confidence, 0 to 1.
@@ -127,6 +131,8 @@ def _invariants(rec: Recording):  # noqa: ANN202 - pairs of (broken, message), l
     yield frames == 0, "it has no frames"
     yield not np.isfinite(rec.time_s).all(), "time_s has values that are not finite"
     yield bool((np.diff(rec.time_s) <= 0).any()), "time_s does not increase strictly"
+    gaps_s = rec.time_s[:-1][np.diff(rec.time_s) * rate_hz > _LONGEST_STEP]
+    yield len(gaps_s) > 0, f"frames are missing after {min(gaps_s, default=0):g} s"
     yield not rec.intensity_names, "it has no action units"
     yield (
         rec.intensity.shape != (frames, len(rec.intensity_names)),

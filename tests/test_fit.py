@@ -165,7 +165,9 @@ def test_a_cache_that_has_grown_changes_no_split(corpus, tmp_path):
 
 
 def test_predict_refuses_another_rate(finished, tmp_path):
-    store.write(builders.recording("P1", rate_hz=25.0), tmp_path / "cache")
+    store.write(
+        builders.recording("P1", rate_hz=25.0, time_s=np.arange(60) / 25.0), tmp_path / "cache"
+    )
     with pytest.raises(UserError, match="has 25 frames a second, the network was trained on 5"):
         predict_cache(finished, tmp_path / "cache", tmp_path / "o.csv", fold=None, device="cpu")
     assert not (tmp_path / "o.csv").exists()

@@ -124,6 +124,7 @@ def test_identity_follows_source_backend_weights_and_parameters_alone():
         ({"rate_hz": 0.0}, "rate_hz is 0.0, not above 0"),
         ({"rate_hz": float("nan")}, "rate_hz is nan, not above 0"),
         ({"time_s": np.zeros(60)}, "time_s does not increase strictly"),
+        ({"time_s": np.r_[0:30, 31:61] / 5.0}, "frames are missing after 5.8 s"),
         ({"intensity_names": ("AU01_r", "AU01_r", "AU12_r")}, "two action units share a name"),
         ({"intensity": np.full((60, 3), np.inf, np.float32)}, "intensities are infinite"),
         ({"annotations": {"valence": np.zeros((2, 60), np.float32)}}, "annotation 'valence' is"),
