@@ -85,6 +85,34 @@ def test_post_processing_never_lowers_the_ccc_it_was_fitted_on():
     assert after > before + 0.1
 
 
+def test_cross_fitting_never_sees_a_subjects_own_labels():
+    predictions, references = recordings(count=4, bias=0.4, scale=0.5)
+    subjects = ["a", "a", "b", "c"]
+    steps = ["median", "bias", "scale"]
+    fitted = postprocess.cross_fit(predictions, references, subjects, steps, RATE_HZ)
+    assert fitted[0] == fitted[1]
+    assert fitted[2] == postprocess.fit(
+        [predictions[i] for i in (0, 1, 3)], [references[i] for i in (0, 1, 3)], steps, RATE_HZ
+    )
+    changed = [references[0], references[1], -5 * references[2], references[3]]
+    again = postprocess.cross_fit(predictions, changed, subjects, steps, RATE_HZ)
+    assert again[2] == fitted[2]
+    assert again[0] != fitted[0]
+
+
+def test_many_subjects_are_cross_fitted_in_five_groups():
+    predictions, references = recordings(count=12, frames=200, bias=0.4)
+    subjects = [f"P{index}" for index in range(12)]
+    fitted = postprocess.cross_fit(predictions, references, subjects, ["bias"], RATE_HZ)
+    assert [fitted.index(item) for item in fitted] == [index % 5 for index in range(12)]
+
+
+def test_a_single_subject_cannot_be_cross_fitted():
+    predictions, references = recordings(bias=0.4)
+    fitted = postprocess.cross_fit(predictions, references, ["a"] * 3, ["bias"], RATE_HZ)
+    assert fitted == [Postprocessing((Trace(),))] * 3
+
+
 def test_missing_labels_are_left_out():
     predictions, references = recordings(bias=0.4, scale=0.5)
     holes = [r.copy() for r in references]

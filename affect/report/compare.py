@@ -25,8 +25,8 @@ from torch import Tensor
 from affect import metrics, store
 from affect.errors import UserError
 from affect.prediction import Prediction
-from affect.training.evaluate import moments_of, scores
 from affect.training.run import Run
+from affect.training.scores import moments_of, scores
 
 _BOUNDS = (0.025, 0.975)
 _NAMED_AT_MOST = 3

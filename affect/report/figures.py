@@ -24,9 +24,8 @@ from affect.errors import UserError
 from affect.files import whole_file
 from affect.prediction import Prediction
 from affect.report.compare import Comparison, Interval
-from affect.training.evaluate import moments_of
-from affect.training.module import MONITOR
 from affect.training.run import Run, open_run
+from affect.training.scores import MONITOR, moments_of
 
 _BLUE, _VERMILION, _GREY, _BLACK = "#0072B2", "#D55E00", "#999999", "#222222"
 _STYLE = {

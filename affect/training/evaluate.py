@@ -1,165 +1,168 @@
-"""From a trained network to predictions of whole recordings, and from predictions to scores."""
+"""From a trained network to predictions of whole recordings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from affect import metrics
-from affect.config import DataConfig, LossConfig
+from affect.config import DataConfig
 from affect.data.annotation import shift_forward
-from affect.data.preparation import SeriesCache
+from affect.data.preparation import Preparation, Series, SeriesCache
 from affect.data.windows import WindowDataset, collate
-from affect.metrics import affect_loss
 from affect.prediction import Prediction
-from affect.training.module import AffectModule, window_mean
+from affect.store import Entry
+from affect.training import postprocess
+from affect.training.module import AffectModule
 from affect.training.postprocess import Postprocessing
 
-_Rows = tuple[Tensor, int, int]
 
+@dataclass(frozen=True)
+class Output:
+    """A network's output over one recording before post-processing; S frames or windows.
 
-def predict(
-    module: AffectModule, dataset: WindowDataset, series: SeriesCache, config: DataConfig
-) -> list[tuple[Float64[np.ndarray, " S"], Float32[np.ndarray, "S D"], Float32[np.ndarray, "S D"]]]:
-    """Times, predictions and references of each of a dataset's recordings, in order.
-
-    Under the target `frame` S is the number of frames and predictions are shifted forward by the
-    annotation delay, beside the unshifted gold standard. Under `window_mean` S is the number of
-    windows, times are their centres and references are the means of their labels.
+    Attributes:
+        entry: the recording.
+        time_s: seconds from the start of the video.
+        values: [S, D]; frames are shifted forward by the annotation delay.
+        reference: [S, D], the unshifted gold standard, or the mean label of each window.
     """
-    rows = _rows_by_recording(module, dataset, config.eval_batch_size)
-    pools = config.target == "window_mean"
-    results = []
-    for entry, items in zip(dataset.entries, rows, strict=True):
-        item = series[entry]
-        output = torch.cat([values for values, _, _ in items]).float().cpu().numpy()
-        if pools:
-            spans = [slice(start, start + length) for _, start, length in items]
-            time_s = np.array([item.time_s[span].mean() for span in spans])
-            labels = [window_mean(torch.from_numpy(item.labels[span])[None])[0] for span in spans]
-            results.append((time_s, output, torch.cat(labels).numpy()))
-        else:
-            results.append((item.time_s, _undelayed(output, series), item.reference))
-    return results
+
+    entry: Entry
+    time_s: Float64[np.ndarray, " S"]
+    values: Float32[np.ndarray, "S D"]
+    reference: Float32[np.ndarray, "S D"]
 
 
-def predictions_of(
-    module: AffectModule,
-    dataset: WindowDataset,
-    series: SeriesCache,
-    config: DataConfig,
-    *,
-    split: str,
-    fold: int,
-    postprocessing: Postprocessing | None = None,
-) -> list[Prediction]:
-    """A Prediction of each of a dataset's recordings, post-processed where that is given."""
-    results = predict(module, dataset, series, config)
+def outputs_of(
+    module: AffectModule, dataset: WindowDataset, series: SeriesCache, config: DataConfig
+) -> list[Output]:
+    """The output of each of a dataset's recordings, in order.
+
+    Under the target `frame` S is the number of frames. Under `window_mean` S is the number of
+    windows, whose times are their centres.
+    """
+    join = _window_means if config.target == "window_mean" else _frames
+    pieces = _pieces_by_recording(module, dataset, config.eval_batch_size)
     return [
-        Prediction(
-            corpus=entry.corpus,
-            subject=entry.subject,
-            name=entry.name,
-            split=split,
-            fold=fold,
-            time_s=time_s,
-            dimensions=tuple(config.dimensions),
-            prediction=postprocessing(output) if postprocessing else output,
-            reference=reference,
-        )
-        for entry, (time_s, output, reference) in zip(dataset.entries, results, strict=True)
+        Output(entry, *join(items, series[entry], series.preparation))
+        for entry, items in zip(dataset.entries, pieces, strict=True)
     ]
 
 
-def scores(predictions: Sequence[Prediction], split: str) -> dict[str, float]:
-    """Metrics of one split over all folds, under the keys that every mode shares.
+def fit_postprocessing(
+    outputs: Sequence[Output], steps: Sequence[str], rate_hz: float
+) -> Postprocessing:
+    """The post-processing that raises the pooled CCC of these outputs."""
+    values = [item.values for item in outputs]
+    return postprocess.fit(values, [item.reference for item in outputs], steps, rate_hz)
 
-    `{split}/ccc/<dimension>`, `.../rmse/...` and `.../pearson/...` pool all recordings;
-    `{split}/ccc_per_recording/...` averages the CCC of each recording; `mean` averages dimensions.
 
-    Args:
-        predictions: of any split.
-        split: `train`, `val` or `test`.
+def cross_fitted(
+    outputs: Sequence[Output], steps: Sequence[str], rate_hz: float
+) -> list[Postprocessing]:
+    """For each output, the post-processing that the other subjects' outputs ask for.
+
+    Validation scores with it have not seen their own labels, as test scores have not.
     """
-    chosen = [item for item in predictions if item.split == split]
-    if not chosen:
-        return {}
-    parts = [moments_of(item) for item in chosen]
-    pooled = metrics.merge(torch.stack(parts))
-    values = {
-        "ccc": metrics.ccc(pooled),
-        "rmse": metrics.rmse(pooled),
-        "pearson": metrics.pearson(pooled),
-        "ccc_per_recording": metrics.per_recording(parts)["ccc"],
-    }
-    named = {
-        f"{split}/{name}/{dimension}": float(value)
-        for name, column in values.items()
-        for dimension, value in zip(chosen[0].dimensions, column, strict=True)
-    }
-    means = {f"{split}/{name}/mean": float(values[name].mean()) for name in values}
-    return {**named, **means}
-
-
-def losses(predictions: Sequence[Prediction], split: str, config: LossConfig) -> dict[str, float]:
-    """The loss of one split over all folds, `{split}/loss/<dimension>` and their `mean`.
-
-    Args:
-        predictions: of any split.
-        split: `val` or `test`.
-        config: which loss; each recording is a sequence.
-    """
-    chosen = [item for item in predictions if item.split == split]
-    if not chosen:
-        return {}
-    frames = torch.tensor([len(item.time_s) for item in chosen])
-    values = affect_loss(
-        pad_sequence([torch.from_numpy(item.prediction) for item in chosen], batch_first=True),
-        pad_sequence([torch.from_numpy(item.reference) for item in chosen], batch_first=True),
-        torch.arange(int(frames.max())) < frames[:, None],
-        **asdict(config),
+    return postprocess.cross_fit(
+        [item.values for item in outputs],
+        [item.reference for item in outputs],
+        [item.entry.subject for item in outputs],
+        steps,
+        rate_hz,
     )
-    named = dict(zip(chosen[0].dimensions, values.tolist(), strict=True))
-    return {f"{split}/loss/{d}": v for d, v in {**named, "mean": float(values.mean())}.items()}
 
 
-def moments_of(item: Prediction) -> Float64[Tensor, "D 6"]:
-    """The moments of one recording's prediction against its reference."""
-    prediction = torch.from_numpy(item.prediction)
-    everywhere = torch.ones(len(prediction), dtype=torch.bool)
-    return metrics.moments(prediction, torch.from_numpy(item.reference), everywhere)
+def predictions_of(
+    outputs: Sequence[Output],
+    processing: Sequence[Postprocessing],
+    dimensions: Sequence[str],
+    *,
+    split: str,
+    fold: int,
+) -> list[Prediction]:
+    """A Prediction of each output, post-processed by its own entry of `processing`."""
+    return [
+        Prediction(
+            corpus=item.entry.corpus,
+            subject=item.entry.subject,
+            name=item.entry.name,
+            split=split,
+            fold=fold,
+            time_s=item.time_s,
+            dimensions=tuple(dimensions),
+            prediction=process(item.values),
+            reference=item.reference,
+        )
+        for item, process in zip(outputs, processing, strict=True)
+    ]
 
 
-def _rows_by_recording(
+def output_rate_hz(preparation: Preparation, config: DataConfig) -> float:
+    """Outputs a second: frames, or windows under the target `window_mean`."""
+    frames = (config.window_frames or 1) if config.target == "window_mean" else 1
+    return preparation.rate_hz / frames
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A network's output over one window: [L, D], or [1, D] under `window_mean`."""
+
+    values: Float32[np.ndarray, "L D"]
+    labels: Float32[np.ndarray, "L D"]
+    start: int
+    frames: int
+
+
+def _pieces_by_recording(
     module: AffectModule, dataset: WindowDataset, batch_size: int
-) -> list[list[_Rows]]:
-    """Each recording's windows in order: output rows, first frame and number of frames."""
-    rows: list[list[_Rows]] = [[] for _ in dataset.entries]
+) -> list[list[_Piece]]:
+    """Each recording's windows in order."""
+    pieces: list[list[_Piece]] = [[] for _ in dataset.entries]
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
     module.eval()
     with torch.inference_mode():
         for batch in loader:
-            output = module.predict_step(batch.to(module.device))  # N S D
+            values = module.predict_step(batch.to(module.device))  # N S D
+            labels, _ = module.targets(batch)  # N S D
             for index, recording in enumerate(batch.recording.tolist()):
-                length = int(batch.mask[index].sum())
-                values = output[index, :length]  # the one row of a window, or its real frames
-                rows[recording].append((values, int(batch.start[index]), length))
-    return rows
+                frames = int(batch.mask[index].sum())
+                rows = slice(frames)  # the one row of a window, or its real frames
+                pieces[recording].append(
+                    _Piece(
+                        _array(values[index, rows]),
+                        _array(labels[index, rows]),
+                        int(batch.start[index]),
+                        frames,
+                    )
+                )
+    return pieces
 
 
-def _undelayed(
-    output: Float32[np.ndarray, "T D"], series: SeriesCache
-) -> Float32[np.ndarray, "T D"]:
-    preparation = series.preparation
+def _frames(
+    pieces: Sequence[_Piece], series: Series, preparation: Preparation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    values = np.concatenate([piece.values for piece in pieces])  # T D
     columns = [
-        shift_forward(output[:, column], delay_s, preparation.rate_hz)
+        shift_forward(values[:, column], delay_s, preparation.rate_hz)
         for column, delay_s in enumerate(preparation.delay_s)
     ]
-    return np.stack(columns, axis=1)
+    return series.time_s, np.stack(columns, axis=1), series.reference
+
+
+def _window_means(
+    pieces: Sequence[_Piece], series: Series, _: Preparation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    centres = [series.time_s[piece.start : piece.start + piece.frames].mean() for piece in pieces]
+    values, labels = ([getattr(piece, name) for piece in pieces] for name in ("values", "labels"))
+    return np.array(centres), np.concatenate(values), np.concatenate(labels)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()

@@ -20,10 +20,10 @@ from affect.errors import UserError
 from affect.prediction import Prediction
 from affect.tracking import Tracker
 from affect.training import run as runs
-from affect.training.evaluate import losses, scores
 from affect.training.fold import train_fold
 from affect.training.progress import ProgressLine
 from affect.training.run import Run, Stopwatch, is_main_process
+from affect.training.scores import losses, scores
 
 Draw = Callable[[Path], list[Path]]
 

@@ -28,12 +28,18 @@ from affect.errors import UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
 from affect.store import Entry
-from affect.training import postprocess
-from affect.training.evaluate import predict, predictions_of
+from affect.training.evaluate import (
+    cross_fitted,
+    fit_postprocessing,
+    output_rate_hz,
+    outputs_of,
+    predictions_of,
+)
 from affect.training.importance import permutation_importance
-from affect.training.module import MONITOR, AffectModule
+from affect.training.module import AffectModule
 from affect.training.postprocess import Postprocessing
 from affect.training.run import Run, is_main_process
+from affect.training.scores import MONITOR
 
 
 @dataclass(frozen=True)
@@ -204,31 +210,27 @@ def _evaluated(
     experiment: Experiment, module: AffectModule, data: AffectDataModule, fold: Fold
 ) -> tuple[Trained, list[Prediction]]:
     """Post-processing fitted on validation, and the predictions of validation and test."""
-    config = experiment.data
-    parts = {
-        part: evaluation_dataset(data.entries[part], data.series, config)
+    config, steps = experiment.data, experiment.evaluation.postprocess
+    val, test = (
+        outputs_of(
+            module, evaluation_dataset(data.entries[part], data.series, config), data.series, config
+        )
         for part in ("val", "test")
-    }
-    validated = predict(module, parts["val"], data.series, config)
-    fitted = postprocess.fit(
-        [output for _, output, _ in validated],
-        [reference for _, _, reference in validated],
-        experiment.evaluation.postprocess,
-        data.preparation.rate_hz / _frames_a_prediction(experiment),
     )
+    rate_hz = output_rate_hz(data.preparation, config)
+    fitted = fit_postprocessing(val, steps, rate_hz)
+    parts = {
+        "val": (val, cross_fitted(val, steps, rate_hz)),
+        "test": (test, [fitted] * len(test)),
+    }
     predictions = [
         item
-        for part, dataset in parts.items()
+        for part, (outputs, processing) in parts.items()
         for item in predictions_of(
-            module, dataset, data.series, config, split=part, fold=fold.index, postprocessing=fitted
+            outputs, processing, config.dimensions, split=part, fold=fold.index
         )
     ]
     return Trained(module, data.preparation, fitted, fold.index), predictions
-
-
-def _frames_a_prediction(experiment: Experiment) -> int:
-    data = experiment.data
-    return (data.window_frames or 1) if data.target == "window_mean" else 1
 
 
 def _save(trained: Trained, folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from affect import metrics
 from affect.data.windows import Batch, WindowDataset, collate
-from affect.training.module import AffectModule, window_mean
+from affect.training.module import AffectModule
 
 
 def permutation_importance(
@@ -63,8 +63,5 @@ def _ccc(module: AffectModule, batches: list[Batch]) -> Float64[Tensor, " D"]:
     with torch.inference_mode():
         for batch in batches:
             prediction = module.predict_step(batch.to(module.device)).cpu()  # N S D
-            labels, mask = batch.labels, batch.mask
-            if prediction.shape[1] != labels.shape[1]:
-                labels, mask = window_mean(labels), mask.any(dim=1, keepdim=True)
-            parts.append(metrics.moments(prediction, labels, mask))
+            parts.append(metrics.moments(prediction, *module.targets(batch)))
     return metrics.ccc(metrics.merge(torch.stack(parts)))

@@ -19,9 +19,16 @@ from affect.errors import UserError
 from affect.files import whole_file
 from affect.prediction import Prediction
 from affect.store import Entry
-from affect.training.evaluate import losses, predictions_of, scores
+from affect.training.evaluate import (
+    Output,
+    cross_fitted,
+    output_rate_hz,
+    outputs_of,
+    predictions_of,
+)
 from affect.training.fold import Trained, load_trained
 from affect.training.run import Run
+from affect.training.scores import losses, scores
 
 _MIB = 2**20
 _RATE_TOLERANCE = 1e-3
@@ -50,7 +57,14 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
     for fold in folds:
         chosen = [entry for entry in entries if entry.subject in getattr(fold, split)]
         trained = _knowing(load_trained(run, fold.index), chosen)
-        predictions += _predictions(run, chosen, trained, split, device)
+        outputs = _outputs(run, chosen, trained, device)
+        processing = [trained.postprocessing] * len(outputs)
+        if split == "val":
+            steps = run.experiment.evaluation.postprocess
+            processing = cross_fitted(outputs, steps, output_rate_hz(trained.preparation, data))
+        predictions += predictions_of(
+            outputs, processing, data.dimensions, split=split, fold=fold.index
+        )
     return {**scores(predictions, split), **losses(predictions, split, run.experiment.loss)}
 
 
@@ -83,7 +97,14 @@ def predict_cache(
     frames = 0
     with whole_file(out) as file:
         for position, entry in enumerate(entries):
-            (item,) = _predictions(run, [entry], trained, "predict", device)
+            outputs = _outputs(run, [entry], trained, device)
+            (item,) = predictions_of(
+                outputs,
+                [trained.postprocessing],
+                run.experiment.data.dimensions,
+                split="predict",
+                fold=trained.fold,
+            )
             frames += len(item.time_s)
             _rows(item).to_csv(file, index=False, header=position == 0)
     return {"recordings": len(entries), "frames": frames}
@@ -101,20 +122,11 @@ def _knowing(trained: Trained, entries: Sequence[Entry]) -> Trained:
     return dataclasses.replace(trained, preparation=trained.preparation.with_subjects(entries))
 
 
-def _predictions(
-    run: Run, entries: Sequence[Entry], trained: Trained, split: str, device: str
-) -> list[Prediction]:
+def _outputs(run: Run, entries: Sequence[Entry], trained: Trained, device: str) -> list[Output]:
     data = run.experiment.data
     series = SeriesCache(trained.preparation, data.memory_mb * _MIB)
-    return predictions_of(
-        trained.module.to(device_of(device)),
-        evaluation_dataset(entries, series, data),
-        series,
-        data,
-        split=split,
-        fold=trained.fold,
-        postprocessing=trained.postprocessing,
-    )
+    dataset = evaluation_dataset(entries, series, data)
+    return outputs_of(trained.module.to(device_of(device)), dataset, series, data)
 
 
 def _rows(item: Prediction) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from affect.config import Experiment, OptimizerConfig, SchedulerConfig
 from affect.data.windows import Batch
 from affect.errors import UserError
 from affect.metrics import AffectMetrics, affect_loss
+from affect.training.scores import MONITOR
 
 _OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -28,8 +29,6 @@ _OPTIMIZERS = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-MONITOR = "val/ccc/mean"
-"""What checkpoints, early stopping and sweeps maximise: the validation CCC over all dimensions."""
 
 
 class AffectModule(lightning.LightningModule):
@@ -90,11 +89,15 @@ class AffectModule(lightning.LightningModule):
         """Predictions of a batch."""
         return self(batch.features, batch.mask)
 
+    def targets(self, batch: Batch) -> tuple[Float[Tensor, "N S D"], Bool[Tensor, "N S"]]:
+        """What a batch's predictions are compared with, and where it counts."""
+        if not self._pools_windows:
+            return batch.labels, batch.mask
+        return window_mean(batch.labels), batch.mask.any(dim=1, keepdim=True)
+
     def _step(self, phase: str, batch: Batch) -> Tensor:
         prediction = self(batch.features, batch.mask)  # N S D
-        labels, mask = batch.labels, batch.mask  # N T D, N T
-        if self._pools_windows:
-            labels, mask = window_mean(labels), mask.any(dim=1, keepdim=True)  # N 1 D, N 1
+        labels, mask = self.targets(batch)  # N S D, N S
         loss = affect_loss(
             prediction, labels, mask, **dataclasses.asdict(self._experiment.loss)
         )  # D

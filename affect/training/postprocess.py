@@ -18,6 +18,7 @@ from scipy.ndimage import median_filter
 from affect import metrics
 
 MEDIAN_CANDIDATES_S = (0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,38 @@ def fit(
         for d in range(dimensions)
     ]
     return Postprocessing(tuple(traces))
+
+
+def cross_fit(
+    predictions: Sequence[Float32[np.ndarray, "_ D"]],
+    references: Sequence[Float32[np.ndarray, "_ D"]],
+    subjects: Sequence[str],
+    steps: Sequence[str],
+    rate_hz: float,
+) -> list[Postprocessing]:
+    """For each validation recording, the post-processing that other subjects' recordings ask for.
+
+    Subjects are dealt into at most five groups, each of which is left out once. A single subject's
+    recordings are not post-processed.
+
+    Args:
+        predictions: of each validation recording, [T, D].
+        references: their unshifted gold standard, [T, D], NaN where missing.
+        subjects: of each recording.
+        steps: which of `median`, `bias` and `scale` may be used.
+        rate_hz: predictions a second.
+    """
+    groups = {name: index % _GROUPS for index, name in enumerate(dict.fromkeys(subjects))}
+    untouched = Postprocessing((Trace(),) * predictions[0].shape[1])
+    fitted: dict[int, Postprocessing] = {}
+    for group in set(groups.values()):
+        others = [index for index, name in enumerate(subjects) if groups[name] != group]
+        fitted[group] = (
+            fit([predictions[i] for i in others], [references[i] for i in others], steps, rate_hz)
+            if others
+            else untouched
+        )
+    return [fitted[groups[name]] for name in subjects]
 
 
 def _fit_trace(

@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from affect.training.module import MONITOR
+from affect.training.scores import MONITOR
 
 _LOG_INTERVAL_S = 10.0
 """Between two states of the bar where standard error is a file."""
