@@ -1,23 +1,32 @@
 import csv
+import dataclasses
+import errno
 import json
 import signal
+import subprocess
+import sys
+import time
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
-from affect import store
+from affect import config, files, store
 from affect.config import (
     DataConfig,
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
+    SourceConfig,
     SplitConfig,
 )
 from affect.config import TrainerConfig as Trainer
+from affect.data.corpus import entries_of
 from affect.errors import UserError
+from affect.models import MODELS
 from affect.report import figures
 from affect.training import run as runs
 from affect.training.fit import fit
@@ -164,6 +173,80 @@ def test_a_cache_that_has_grown_changes_no_split(corpus, tmp_path):
         score_run(run, "test", cache=None, device="cpu")
 
 
+def test_a_source_alone_decides_what_is_trained_on(tmp_path):
+    def entries_with(cache, **options):
+        source = SourceConfig("synthetic", options=options)
+        data = DataConfig(cache=str(tmp_path / cache), source=source)
+        return [entry.key for entry in entries_of(data, progress=False)]
+
+    entries_with("used", subjects=4, seconds=4, seed=0)
+    builders.cache(tmp_path / "used", subjects=2)
+    fresh = entries_with("fresh", subjects=2, seconds=4, seed=1)
+    assert entries_with("used", subjects=2, seconds=4, seed=1) == fresh
+    assert len(fresh) == 2
+
+
+def test_a_broken_file_of_another_corpus_stops_nothing(tmp_path):
+    builders.cache(tmp_path, subjects=2)
+    broken = store.write(builders.recording("P1", corpus="other"), tmp_path)
+    broken.write_bytes(b"broken")
+    assert len(entries_of(DataConfig(cache=str(tmp_path), corpus="toy"))) == 2
+    with pytest.raises(UserError, match="remove it and import it again"):
+        entries_of(DataConfig(cache=str(tmp_path)))
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(corpus, tmp_path, monkeypatch):
+    """The disk fills in the middle of a later checkpoint."""
+    experiment = builders.experiment(corpus, trainer=Trainer(max_epochs=4, **QUICK))
+    experiment.runs = str(tmp_path)
+    whole, written = files.os.fsync, []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        fit(experiment, draw=nothing)
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "toy").iterdir()
+    kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["epoch"] < 3
+    assert not list((folder / "checkpoints").glob(".*"))
+    resumed = fit(experiment, draw=nothing, resume=runs.open_run(folder))
+    assert resumed.record["status"] == "done"
+
+
+def test_a_run_whose_figures_cannot_be_drawn_is_not_done(corpus, tmp_path):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    experiment = builders.experiment(corpus)
+    experiment.runs = str(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        fit(experiment, draw=full)
+    (folder,) = (tmp_path / "toy").iterdir()
+    run = runs.open_run(folder)
+    assert run.record["status"] == "failed"
+    assert fit(experiment, draw=nothing, resume=run).record["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run.json", b"{}"), ("preparation.json", b"{}"), ("model.safetensors", save({}))],
+)
+def test_a_spoiled_file_of_a_run_is_told(finished, corpus, tmp_path, name, content):
+    spoiled = tmp_path / "run"
+    copytree(finished.folder, spoiled)
+    (spoiled / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        predict_cache(
+            runs.open_run(spoiled), corpus / "delayed", tmp_path / "o.csv", fold=None, device="cpu"
+        )
+
+
 def test_predict_refuses_another_rate(finished, tmp_path):
     store.write(
         builders.recording("P1", rate_hz=25.0, time_s=np.arange(60) / 25.0), tmp_path / "cache"
@@ -220,9 +303,12 @@ def _interrupted_at(monkeypatch, fold_starts, epoch):
     monkeypatch.setattr(AffectModule, "on_train_batch_start", hook)
 
 
-def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(corpus, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
+    corpus, tmp_path, monkeypatch, workers
+):
     data = builders.experiment(corpus).data
-    data.split = FOLDS
+    data.split, data.workers = FOLDS, workers
     experiment = builders.experiment(
         corpus,
         data=data,
@@ -230,6 +316,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(corpus, monkey
         trainer=Trainer(max_epochs=4, keep="last", **QUICK),
         scheduler=SchedulerConfig("cosine"),
     )
+    experiment.runs = str(tmp_path)
     whole = fit(experiment, draw=nothing)
 
     before = signal.getsignal(signal.SIGINT)
@@ -238,7 +325,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(corpus, monkey
         with pytest.raises(KeyboardInterrupt, match="affect fit --resume"):
             fit(experiment, draw=nothing)
     signal.signal(signal.SIGINT, before)
-    folders = sorted((corpus / "runs" / "toy").iterdir())
+    folders = sorted((tmp_path / "toy").iterdir())
     (stopped,) = [f for f in folders if runs.open_run(f).record["status"] == "interrupted"]
     first_fold = (stopped / "folds" / "0" / "model.safetensors").stat().st_mtime_ns
     assert not (stopped / "predictions.h5").exists()
@@ -253,6 +340,33 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(corpus, monkey
         assert all(torch.equal(one[name], other[name]) for name in one)
     rows = [(run.folder / "metrics.csv").read_text() for run in (whole, resumed)]
     assert rows[0] == rows[1]
+
+
+def test_sigterm_ends_processes_that_train_together(corpus, tmp_path):
+    experiment = builders.experiment(corpus)
+    trainer = dataclasses.replace(experiment.trainer, max_epochs=10_000, devices=2, strategy="ddp")
+    experiment = dataclasses.replace(experiment, runs=str(tmp_path), trainer=trainer)
+    (tmp_path / "e.yaml").write_text(config.to_yaml(experiment))
+    command = [sys.executable, "-m", "affect", "fit", "-c", str(tmp_path / "e.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            wait_for(lambda: list(tmp_path.glob("toy/*/checkpoints/last.ckpt")))
+            process.terminate()
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert b"affect fit --resume" in told
+    (folder,) = (tmp_path / "toy").iterdir()
+    assert runs.open_run(folder).record["status"] == "interrupted"
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def wait_for(condition, limit_s=120):
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_folds_test_every_subject_once_and_pool(corpus):
@@ -306,7 +420,7 @@ def test_a_run_that_is_refused_before_it_trains_leaves_no_folder(corpus, tmp_pat
     odd.runs = str(tmp_path)
     with pytest.raises(UserError, match="did you mean 'lstm'"):
         fit(odd, draw=nothing)
-    assert not list(tmp_path.rglob("run.json"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle", "step", "plateau"])
@@ -321,9 +435,11 @@ def test_every_schedule_trains(corpus, name):
         assert rates[-1] < rates[0]
 
 
-def test_mixed_precision_trains(corpus):
-    trainer = Trainer(max_epochs=2, precision="bf16-mixed", **QUICK)
-    run = fit(builders.experiment(corpus, trainer=trainer), draw=nothing)
+@pytest.mark.parametrize("name", MODELS)
+def test_mixed_precision_trains(corpus, name):
+    trainer = Trainer(max_epochs=1, precision="bf16-mixed", **QUICK)
+    model = ModelConfig(name, hidden_size=8, layers=1)
+    run = fit(builders.experiment(corpus, trainer=trainer, model=model), draw=nothing)
     assert np.isfinite(run.record["metrics"]["test/ccc/mean"])
 
 

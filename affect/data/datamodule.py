@@ -25,6 +25,7 @@ class AffectDataModule(lightning.LightningDataModule):
 
     Training draws windows in an order that depends on seed and epoch alone; validation
     gives whole recordings (or, under the target `window_mean`, windows without overlap), each once.
+    Where training is resumed, `first_epoch` must be set before.
 
     Args:
         entries: recordings of all subjects.
@@ -52,10 +53,10 @@ class AffectDataModule(lightning.LightningDataModule):
             part: [entry for entry in entries if entry.subject in set(getattr(fold, part))]
             for part in ("train", "val", "test")
         }
-        train, others = self.entries["train"], [*self.entries["val"], *self.entries["test"]]
-        _refuse_short(train, config)
-        self.preparation = preparation or prepare(train, others, config)
+        _refuse_short(self.entries["train"], config)
+        self.preparation = preparation or prepare(self.entries, config)
         self.series = SeriesCache(self.preparation, config.memory_mb * _MIB)
+        self.first_epoch = 0
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training windows."""
@@ -65,6 +66,8 @@ class AffectDataModule(lightning.LightningDataModule):
         rank, world = self._place()
         seed = self._seed * _SEED_STRIDE
         sampler = DistributedSampler(dataset, world, rank, shuffle=True, seed=seed)
+        # Lightning names the epoch itself, but only after workers have fetched its first batches
+        sampler.set_epoch(self.first_epoch)
         return _loader(dataset, sampler, self._config.batch_size, self._config)
 
     def val_dataloader(self) -> DataLoader[Batch]:

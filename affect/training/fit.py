@@ -65,6 +65,8 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
             for position, fold in enumerate(folds)
             for item in train_fold(run, entries, fold, _callbacks(run, position, tracker))
         ]
+        if tracker is not None:
+            _finish(run, predictions, tracker, stopwatch, draw)
     except KeyboardInterrupt:
         _stop(run, "interrupted", stopwatch, tracker)
         advice = f"interrupted: go on with `affect fit --resume {run.folder}`"
@@ -74,8 +76,6 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
         if isinstance(error, UserError) and resume is None:
             _discard_untrained(run)
         raise
-    if tracker is not None:
-        _finish(run, predictions, tracker, stopwatch, draw)
     return run
 
 
@@ -110,13 +110,16 @@ def _stop(run: Run, status: str, stopwatch: Stopwatch, tracker: Tracker | None) 
     with suppress(UserError):  # a full disk: what stopped the run is what must be told
         run.update({"status": status, **stopwatch.reading()})
     if tracker is not None:
-        tracker.finish(exit_code=1)
+        with suppress(OSError):
+            tracker.finish(exit_code=1)
 
 
 def _discard_untrained(run: Run) -> None:
     """Remove the folder of a run that was refused before its first epoch ended."""
     if is_main_process() and not (run.folder / "metrics.csv").exists():
         rmtree(run.folder, ignore_errors=True)
+        with suppress(OSError):  # other runs of the experiment are there
+            run.folder.parent.rmdir()
 
 
 def _finish(
@@ -134,9 +137,10 @@ def _finish(
             **scores(predictions, part),
             **losses(predictions, part, run.experiment.loss),
         }
-    run.update({"status": "done", "metrics": metrics, **stopwatch.reading()})
-    tracker.summarise({**metrics, **stopwatch.reading()})
+    run.update({"metrics": metrics})
     tracker.show(draw(run.folder))
+    tracker.summarise({**metrics, **stopwatch.reading()})
+    run.update({"status": "done", **stopwatch.reading()})
     folders = [run.fold_folder(fold) for fold in run.record["folds"]]
     files = [f / name for f in folders for name in ("model.safetensors", "preparation.json")]
     tracker.keep_model([*files, run.folder / "config.yaml", run.folder / "run.json"], metrics)

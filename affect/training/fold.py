@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -40,6 +42,7 @@ from affect.training.module import AffectModule
 from affect.training.postprocess import Postprocessing
 from affect.training.run import Run, is_main_process
 from affect.training.scores import MONITOR
+from affect.training.signals import EndOnSigterm
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,18 @@ def load_trained(run: Run, fold: int | None = None) -> Trained:
     if index not in folds:
         raise UserError(f"{run.folder} has no fold {index}; it has {', '.join(map(str, folds))}")
     folder = run.fold_folder(index)
-    values = _read(folder / "preparation.json", json.loads)
-    weights = _read(folder / "model.safetensors", load)
-    preparation = Preparation.from_json(values["preparation"])
+    preparation, postprocessing = _read(folder / "preparation.json", _parts_of_preparation)
     module = AffectModule(run.experiment, preparation.features)
-    module.model.load_state_dict(weights)
-    return Trained(module, preparation, Postprocessing.from_json(values["postprocessing"]), index)
+    _read(folder / "model.safetensors", lambda content: module.model.load_state_dict(load(content)))
+    return Trained(module, preparation, postprocessing, index)
+
+
+def _parts_of_preparation(content: bytes) -> tuple[Preparation, Postprocessing]:
+    values = json.loads(content)
+    return (
+        Preparation.from_json(values["preparation"]),
+        Postprocessing.from_json(values["postprocessing"]),
+    )
 
 
 def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
@@ -120,8 +129,20 @@ def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
         return parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"no {path}: the run is not finished, `affect fit --resume` it") from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot read {path} (truncated or foreign): {error}") from error
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, so that a full disk costs no earlier one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint in one step."""
+        image = io.BytesIO()
+        torch.save(checkpoint, image)
+        write_whole(Path(path), image.getvalue())
 
 
 def make_trainer(
@@ -138,7 +159,9 @@ def make_trainer(
         name: getattr(config, name)
         for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
     }
-    on_slurm = SLURMEnvironment.detect()
+    plugins: list[Any] = [WholeCheckpoints()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     try:
         return Trainer(
             **asked,
@@ -148,7 +171,7 @@ def make_trainer(
             deterministic=config.deterministic,
             default_root_dir=folder,
             callbacks=list(callbacks),
-            plugins=[SLURMEnvironment(auto_requeue=False)] if on_slurm else None,
+            plugins=plugins,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -179,10 +202,10 @@ def _train(
         enable_version_counter=False,
     )
     stopping = EarlyStopping(MONITOR, mode="max", patience=config.patience or config.max_epochs)
-    trainer = make_trainer(config, folder, [best, stopping, *callbacks])
+    trainer = make_trainer(config, folder, [best, stopping, EndOnSigterm(), *callbacks])
     last = checkpoints / "last.ckpt"
     if last.exists():
-        _load_checkpoint(last)
+        data.first_epoch = _load_checkpoint(last)["epoch"] + 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C

@@ -28,6 +28,7 @@ from affect.errors import UserError
 from affect.files import finite, write_whole
 
 _VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
+_NEEDED = {"id", "kind", "experiment", "seed", "folds", "splits", "status", "wall_time_s"}
 _RUN_ID_VARIABLE = "AFFECT_RUN_ID"
 
 
@@ -113,6 +114,9 @@ def open_run(folder: Path) -> Run:
         raise UserError(f"no run at {folder}: a run's folder holds run.json") from None
     except ValueError as error:
         raise UserError(f"{folder / 'run.json'} is not JSON: {error}") from error
+    missing = _NEEDED - record.keys() if isinstance(record, dict) else _NEEDED
+    if missing:
+        raise UserError(f"{folder / 'run.json'} lacks {min(missing)!r}: it is no record of a run")
     return Run(folder, config.load(folder / "config.yaml"), record)
 
 
