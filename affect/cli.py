@@ -11,13 +11,14 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from affect import __version__
 from affect.errors import UserError, suggestion
 
+_LONGEST_LINE = 1000
 _OK, _DEFECT, _USER_ERROR, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        _complain(f"error: {' '.join(str(error).split())}")
+        _complain(f"error: {error}")
         return _USER_ERROR
     except KeyboardInterrupt as stop:
         _complain(str(stop) or "interrupted")
@@ -73,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return _OK
+    except OSError as error:
+        if debug:
+            raise
+        _complain(f"error: {error.filename or 'cannot write'}: {error.strerror or error}")
+        return _USER_ERROR
     except Exception as error:
         if debug:
             raise
@@ -256,17 +262,22 @@ def _configure_fit(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Every key of an experiment file is a flag: -c EXPERIMENT.yaml --model.hidden_size=128 "
-        "--seed=1. --print-config prints the resolved experiment; --keys lists every key."
+        "--seed=1; --keys lists them all."
     )
     parser.add_argument("--keys", action="store_true", help="explain every key and end")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved experiment and end"
+    )
 
 
 def _fit(options: argparse.Namespace) -> Result:
     from affect import config
 
-    if options.keys or "--print-config" in options.experiment_arguments:
-        arguments = ["--help"] if options.keys else options.experiment_arguments
-        return Result(config.printed(arguments), {})
+    if options.keys:
+        return Result(config.explained_keys(), {"keys": list(config.keys())})
+    if options.print_config:
+        experiment = config.parse(options.experiment_arguments)
+        return Result(config.to_yaml(experiment).rstrip("\n"), asdict(experiment))
     from affect.report import figures
     from affect.training import run as runs
     from affect.training.fit import fit
@@ -438,4 +449,5 @@ def _write(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"affect: {text}\n")
+    """One line on standard error, whatever a file's name or a library's message holds."""
+    sys.stderr.write(f"affect: {' '.join(text.split())[:_LONGEST_LINE]}\n")

@@ -7,10 +7,9 @@ Every field below is a key of the experiment file and a flag: `model.hidden_size
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import difflib
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from affect.errors import UserError
+from affect.errors import UserError, nearest
 
 GoldStandard = Literal["avec", "mean"]
 Standardisation = Literal["none", "subject", "train", "centred"]
@@ -307,20 +306,10 @@ def parse(arguments: Sequence[str]) -> Experiment:
     return experiment
 
 
-def printed(arguments: Sequence[str]) -> str:
-    """What the parser prints for `--print-config` or `--help`.
-
-    Raises:
-        UserError: as `parse`, of mistakes that the parser finds.
-    """
+def explained_keys() -> str:
+    """Every key with its type, its default and what it means."""
     text = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            argument_parser().parse_args(list(arguments))
-    except SystemExit:
-        return text.getvalue().rstrip("\n")
-    except Exception as error:  # jsonargparse raises many kinds, all about what the user wrote
-        raise UserError(_explained(error)) from error
+    argument_parser().print_help(text)
     return text.getvalue().rstrip("\n")
 
 
@@ -332,7 +321,7 @@ def argument_parser() -> Any:
         prog="affect fit",
         exit_on_error=False,
         allow_abbrev=False,
-        print_config="--print-config",
+        print_config=None,
         description="Train, validate and test one experiment on pooled data.",
     )
     parser.add_argument("-c", "--config", action="config", help="experiment file (YAML)")
@@ -375,9 +364,13 @@ def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
 
 def _refuse_broken_files(arguments: Sequence[str]) -> None:
     """Tell what is wrong with an experiment file by its name, which the parser would not."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("-c", "--config", action="append", default=[])
-    for path in finder.parse_known_args(list(arguments))[0].config:
+    try:
+        paths = finder.parse_known_args(list(arguments))[0].config
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    for path in paths:
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -411,8 +404,9 @@ def _explained(error: Exception) -> str:
 
 
 def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, list(keys()), n=1, cutoff=0.5)
-    return f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    near = nearest(key, keys(), cutoff=0.5)
+    advice = f"did you mean {near!r}?" if near else "`affect fit --keys` lists them all"
+    return f"unknown key {key!r}: {advice}"
 
 
 def _expand(value: Any, variables: Mapping[str, str]) -> Any:
@@ -444,7 +438,7 @@ def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     """Triples of key, whether it is out of range, and what it must be."""
     odd_name = not experiment.name or "/" in experiment.name or experiment.name.startswith(".")
     yield "name", odd_name, "a folder's name"
-    yield "seed", experiment.seed < 0, "0 or more"
+    yield "seed", not 0 <= experiment.seed < 2**32, "from 0 to 4294967295"
     yield "runs", not experiment.runs, "a folder's path, not empty"
     yield from _data_ranges(experiment.data)
     yield from _training_ranges(experiment)
@@ -468,10 +462,11 @@ def _data_ranges(data: DataConfig) -> Iterator[tuple[str, bool, str]]:
     pooled = data.target == "window_mean"
     yield "data.window_frames", pooled and not data.window_frames, "given for target window_mean"
     delays = data.delay_s.values() if isinstance(data.delay_s, dict) else [data.delay_s]
-    negative = any(isinstance(delay, float | int) and delay < 0 for delay in delays)
-    yield "data.delay_s", negative, "0 or more seconds"
+    refused = any(isinstance(delay, float | int) and not 0 <= delay < math.inf for delay in delays)
+    yield "data.delay_s", refused, "0 or more seconds"
     if isinstance(data.delay_s, dict):
         yield "data.delay_s", set(data.delay_s) != set(data.dimensions), "given for each dimension"
+    yield "data.split.file", split.kind == "file" and not split.file, "given for kind file"
     yield "data.split.folds", split.folds < 2, "at least 2"  # noqa: PLR2004
     yield "data.split.val_fraction", not 0 < split.val_fraction < 1, "between 0 and 1"
     yield "data.split.test_fraction", not 0 < split.test_fraction < 1, "between 0 and 1"
@@ -490,9 +485,11 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     yield "optimizer.lr", not experiment.optimizer.lr > 0, "above 0"
     yield "optimizer.weight_decay", experiment.optimizer.weight_decay < 0, "0 or more"
     yield "scheduler.step_epochs", experiment.scheduler.step_epochs < 1, "at least 1"
+    yield "scheduler.gamma", not 0 < experiment.scheduler.gamma <= 1, "above 0 and at most 1"
     yield "scheduler.warmup", not 0 <= experiment.scheduler.warmup < 1, "at least 0 and below 1"
     yield "trainer.max_epochs", trainer.max_epochs < 1, "at least 1"
-    yield "trainer.patience", trainer.patience == 0, "at least 1, or null"
+    refused = trainer.patience is not None and trainer.patience < 1
+    yield "trainer.patience", refused, "at least 1, or null"
     yield "trainer.accumulate_grad_batches", trainer.accumulate_grad_batches < 1, "at least 1"
     clip = trainer.gradient_clip_val
     yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"

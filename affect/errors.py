@@ -18,8 +18,19 @@ class RecordingError(UserError):
 
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """How to mend an unknown name: `did you mean ...?`, or all choices where none is near."""
+    choices = list(choices)
+    near = nearest(name, choices)
+    return f"did you mean {near!r}?" if near else f"choose one of {', '.join(choices)}"
+
+
+def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The choice that is most like a name; None where none is alike.
+
+    Args:
+        name: what was given.
+        choices: what there is.
+        cutoff: least likeness, 0 to 1.
+    """
     from difflib import get_close_matches  # only a mistake needs it
 
-    choices = list(choices)
-    near = get_close_matches(name, choices, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(choices)}"
+    return next(iter(get_close_matches(name, list(choices), n=1, cutoff=cutoff)), None)

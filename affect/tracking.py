@@ -20,6 +20,7 @@ from affect.config import Experiment, TrackingConfig
 from affect.errors import UserError
 from affect.files import write_whole
 
+_MODES = ("online", "offline", "disabled")
 _KEY_LENGTH = 40
 _SERVER = "https://api.wandb.ai"
 
@@ -94,10 +95,12 @@ def mode_of(config: TrackingConfig) -> str:
     """
     if config.mode != "auto":
         return config.mode
-    asked = os.environ.get("WANDB_MODE", "")
-    if asked in {"online", "offline", "disabled"}:
-        return asked
-    return "online" if _has_key() else "offline"
+    asked = os.environ.get("WANDB_MODE")
+    if not asked:
+        return "online" if _has_key() else "offline"
+    if asked not in _MODES:
+        raise UserError(f"WANDB_MODE is {asked!r}: choose one of {', '.join(_MODES)}")
+    return asked
 
 
 def _has_key() -> bool:
@@ -118,6 +121,8 @@ def _has_key() -> bool:
 def _start(
     folder: Path, run_id: str, kind: str, experiment: Experiment, config: dict[str, Any]
 ) -> Any:
+    if not os.environ.get("WANDB_MODE", "unset"):
+        del os.environ["WANDB_MODE"]  # wandb takes an empty one for an unknown mode
     mode = mode_of(experiment.tracking)
     if mode == "disabled":
         return None
@@ -139,7 +144,7 @@ def _start(
             resume="allow",
             settings=wandb.Settings(silent=True, console="off"),
         )
-    except wandb.Error as error:
+    except (wandb.Error, ValueError) as error:
         detail = " ".join(str(error).split())
         raise UserError(
             f"W&B cannot start {mode}: {detail}; `wandb login`, or pass --tracking.mode=offline"

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -165,11 +166,23 @@ def test_the_resolved_experiment_can_be_printed_and_run(capsys, tmp_path):
     printed = run(capsys, "fit", "--print-config", "--seed=5")[1]
     path = tmp_path / "experiment.yaml"
     path.write_text(printed)
-    assert "seed: 5" in run(capsys, "fit", "-c", path, "--print-config")[1]
+    assert run(capsys, "fit", "-c", path, "--print-config")[1] == printed
+    as_json = run(capsys, "fit", "-c", path, "--print-config", "--json")[1]
+    assert json.loads(as_json)["seed"] == 5
+
+
+def test_a_printed_experiment_names_its_files_for_any_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HAINES_CSV", "ratings.csv")
+    path = tmp_path / "printed.yaml"
+    path.write_text(run(capsys, "fit", "-c", "experiments/haines.yaml", "--print-config")[1])
+    again = json.loads(run(capsys, "fit", "-c", path, "--print-config", "--json")[1])
+    assert again["data"]["source"]["path"] == "ratings.csv"
+    assert again["data"]["split"]["file"] == "experiments/haines/folds.yaml"
 
 
 @pytest.mark.parametrize(
-    "flag", ["--data.dimensions=valence", "--model.hidden=3", "--data.cach=x", "--seed=x"]
+    "flag",
+    ["--data.dimensions=valence", "--model.hidden=3", "--data.cach=x", "--seed=x", "--seed=-1"],
 )
 def test_a_mistake_beside_print_config_is_told(capsys, flag):
     status, out, err = run(capsys, "fit", flag, "--print-config")
@@ -178,6 +191,9 @@ def test_a_mistake_beside_print_config_is_told(capsys, flag):
 
 
 def test_every_key_is_listed(capsys):
+    assert (
+        "data.split.val_fraction" in json.loads(run(capsys, "fit", "--keys", "--json")[1])["keys"]
+    )
     out = run(capsys, "fit", "--keys")[1]
     assert "--data.split.val_fraction" in out
     assert "share of subjects for validation" in out
@@ -240,3 +256,19 @@ def test_two_processes_train_together(workplace, tmp_path):
     assert len(rows) == 2
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done"
+
+
+def test_a_full_standard_output_is_told(workplace):
+    command = [sys.executable, "-m", "affect", "info", str(workplace / "cache")]
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert finished.returncode == 2
+    assert finished.stderr.count(b"\n") == 1
+    assert finished.stderr.startswith(b"affect: error: cannot write: No space left")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_synth_refuses_an_odd_length(capsys, tmp_path, seconds):
+    status, _, err = run(capsys, "synth", "--cache", tmp_path / "c", f"--seconds={seconds}")
+    assert status == 2
+    assert "cannot make" in err

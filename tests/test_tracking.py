@@ -7,6 +7,7 @@ import pytest
 
 from affect import config, tracking
 from affect.config import EvaluationConfig, Experiment, TrackingConfig
+from affect.errors import UserError
 from affect.report import figures
 from affect.tracking import Tracker
 from affect.training.fit import fit
@@ -58,6 +59,7 @@ def test_a_restart_writes_over_the_rows_that_it_does_again(tmp_path):
         ("auto", {"NETRC": "with-key"}, "online"),
         ("auto", {"NETRC": "without-key"}, "offline"),
         ("auto", {"NETRC": "missing"}, "offline"),
+        ("auto", {"WANDB_MODE": ""}, "offline"),
     ],
 )
 def test_wandb_is_online_with_a_key_and_offline_without(
@@ -72,6 +74,21 @@ def test_wandb_is_online_with_a_key_and_offline_without(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert tracking.mode_of(TrackingConfig(mode=asked)) == mode
+
+
+def test_an_unknown_wandb_mode_is_told(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    with pytest.raises(UserError, match="WANDB_MODE is 'bogus': choose one of online"):
+        tracking.mode_of(TrackingConfig())
+
+
+def test_an_empty_wandb_mode_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("NETRC", "missing")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    tracker = Tracker(tmp_path, "id", "fit", Experiment(), {})
+    tracker.finish()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
 def inspected(log, *options):

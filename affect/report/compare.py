@@ -24,6 +24,7 @@ from torch import Tensor
 
 from affect import metrics, store
 from affect.errors import UserError
+from affect.files import finite
 from affect.prediction import Prediction
 from affect.training.run import Run
 from affect.training.scores import moments_of, scores
@@ -90,7 +91,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON values; a number that is not finite is null."""
-        return _finite(asdict(self))
+        return finite(asdict(self))
 
     def to_table(self) -> Table:
         """One row a run: test CCC with its interval, and the mean's difference to the first run."""
@@ -290,12 +291,3 @@ def _cell(interval: Interval, spec: str) -> str:
     """The value above its interval, narrow enough for a terminal of 80 columns."""
     bounds = "" if math.isnan(interval.low) else f"\n{interval.low:{spec}}…{interval.high:{spec}}"
     return f"{interval.value:{spec}}{bounds}"
-
-
-def _finite(values: Any) -> Any:
-    """The same JSON values with null for every NaN, which JSON does not know."""
-    if isinstance(values, dict):
-        return {name: _finite(value) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
