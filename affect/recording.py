@@ -147,6 +147,8 @@ def _invariants(rec: Recording):  # noqa: ANN202 - pairs of (broken, message), l
         f"{len(rec.presence_names)} names were given",
     )
     yield rec.confidence.shape != (frames,), "confidence has another length than time_s"
+    outside = ~((rec.confidence >= 0) & (rec.confidence <= 1))
+    yield bool(outside.any()), "its confidence is not always from 0 to 1"
     yield rec.success.shape != (frames,), "success has another length than time_s"
     yield bool(np.isinf(rec.intensity).any()), "intensities are infinite"
     for dimension, values in rec.annotations.items():

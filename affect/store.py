@@ -29,6 +29,8 @@ from affect.recording import SCHEMA_VERSION, Provenance, Recording, check
 
 SUFFIX = ".h5"
 _HEADER_BYTES = 512
+_HEADER_KEYS = {"bytes", "frames", "rate_hz", "faces", "identity"}
+_AGAIN = "remove it and import it again"
 _RESERVED = '/\\:*?"<>|%'
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
@@ -97,16 +99,16 @@ def verify(path: Path) -> None:
     with _open(path) as file:
         stored = str(file.attrs["checksum"])
     if stored != checksum(recording):
-        raise RecordingError(f"{path}: its content does not match its checksum; import it again")
+        raise RecordingError(f"{path}: its content does not match its checksum: {_AGAIN}")
     cache = path.parent.parent.parent
     if path != path_of(cache, recording.corpus, recording.subject, recording.name):
         raise RecordingError(f"{path}: it holds {recording.key}; move it back or import it again")
-    if _header(path) != _summary(recording):
-        raise RecordingError(f"{path}: its header does not match its content; import it again")
+    if _header(path) != _summary(recording, path.stat().st_size):
+        raise RecordingError(f"{path}: its header does not match its content: {_AGAIN}")
 
 
-def recording_paths(cache: Path) -> list[Path]:
-    """Every recording's file in a cache, sorted by corpus, subject and name.
+def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
+    """Every recording's file in a cache, or in one corpus of it, by corpus, subject and name.
 
     Raises:
         UserError: the cache is missing or empty.
@@ -115,24 +117,26 @@ def recording_paths(cache: Path) -> list[Path]:
         raise UserError(f"no cache at {cache}: make one with `affect import` or `affect synth`")
     paths = sorted(
         Path(recording.path)
-        for corpus in _folders(cache)
-        for subject in _folders(corpus)
+        for folder in _folders(cache)
+        if corpus in ("", unquote(folder.name))
+        for subject in _folders(folder)
         for recording in os.scandir(subject)
         if recording.name.endswith(SUFFIX) and not recording.name.startswith(".")
     )
     if not paths:
-        raise UserError(f"no recordings in {cache}: fill it with `affect import` or `affect synth`")
+        missing = f"recordings of corpus {corpus!r}" if corpus else "recordings"
+        raise UserError(f"no {missing} in {cache}: fill it with `affect import` or `affect synth`")
     return paths
 
 
-def entries(cache: Path) -> list[Entry]:
-    """Every recording of a cache, from the headers alone.
+def entries(cache: Path, corpus: str = "") -> list[Entry]:
+    """Every recording of a cache, or of one corpus of it, from the headers alone.
 
     Raises:
         UserError: the cache is missing or empty.
         RecordingError: a file is foreign, truncated or of another schema version.
     """
-    return [entry(path) for path in recording_paths(cache)]
+    return [entry(path) for path in recording_paths(cache, corpus)]
 
 
 def entry(path: Path) -> Entry:
@@ -197,6 +201,9 @@ def read_predictions(path: Path) -> list[Prediction]:
         RecordingError: the file is missing or does not hold predictions.
     """
     with _open(path, headed=False) as file:
+        version = file.attrs["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise RecordingError(f"{path} has schema version {version}, not {SCHEMA_VERSION}")
         return [_prediction(file, name) for name in sorted(file)]
 
 
@@ -210,9 +217,10 @@ def _folders(parent: Path) -> Iterator[Path]:
     return (Path(item.path) for item in os.scandir(parent) if item.is_dir())
 
 
-def _summary(recording: Recording) -> dict[str, Any]:
+def _summary(recording: Recording, file_bytes: int) -> dict[str, Any]:
     return {
         "affect": SCHEMA_VERSION,
+        "bytes": file_bytes,
         "frames": recording.frames,
         "rate_hz": recording.rate_hz,
         "faces": round(float(recording.success.mean()), 6),
@@ -221,9 +229,11 @@ def _summary(recording: Recording) -> dict[str, Any]:
 
 
 def _header(path: Path) -> dict[str, Any]:
+    """The file's summary; its stated length finds a file that was cut without reading it whole."""
     try:
         with path.open("rb") as file:
             first = file.read(_HEADER_BYTES)
+            file_bytes = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise RecordingError(f"no recording at {path}") from None
     except OSError as error:
@@ -233,12 +243,12 @@ def _header(path: Path) -> dict[str, Any]:
         version = header["affect"]
     except (ValueError, TypeError, KeyError):
         raise RecordingError(
-            f"{path} is not a recording of affect (truncated or foreign): remove or import it again"
+            f"{path} is not a recording of affect (truncated or foreign): {_AGAIN}"
         ) from None
     if version != SCHEMA_VERSION:
-        raise RecordingError(
-            f"{path} has schema version {version}, not {SCHEMA_VERSION}: import it again"
-        )
+        raise RecordingError(f"{path} has schema version {version}, not {SCHEMA_VERSION}: {_AGAIN}")
+    if not header.keys() >= _HEADER_KEYS or header["bytes"] != file_bytes:
+        raise RecordingError(f"{path} is truncated or damaged: {_AGAIN}")
     return header
 
 
@@ -289,7 +299,7 @@ def _to_bytes(recording: Recording) -> bytes:
         file.attrs.update(attributes)
         file.attrs["checksum"] = checksum(recording)
     content = bytearray(image.getvalue())
-    header = json.dumps(_summary(recording)).encode()
+    header = json.dumps(_summary(recording, len(content))).encode()
     content[: len(header)] = header
     return bytes(content)
 
@@ -310,7 +320,7 @@ def _open(path: Path, *, headed: bool = True) -> Iterator[h5py.File]:
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         detail = " ".join(str(error).split())
         raise RecordingError(
-            f"{path} cannot be read as HDF5 of affect (truncated or foreign): {detail}"
+            f"{path} cannot be read as HDF5 of affect ({detail}): remove it and make it again"
         ) from error
 
 

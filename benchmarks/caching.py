@@ -27,7 +27,7 @@ def measure_reading(folder: Path, quick: bool) -> Outcome:
     """
     write_corpus(folder, 2 if quick else 27, 20.0 if quick else 300.0)
     entries = store.entries(folder)
-    preparation = prepare(entries, [], DataConfig())
+    preparation = prepare({"train": entries}, DataConfig())
     repeats = 1 if quick else REPEATS
     samples = {
         "store_s": seconds_of(lambda: _as_stored(entries), repeats),

@@ -47,7 +47,8 @@ def avec_by_loop(ratings):
             sum(lin(row, other) for j, other in enumerate(rows) if j != i) / (len(rows) - 1)
             for i, row in enumerate(rows)
         ]
-        if sum(weights) <= 0:
+        weights = [max(weight, 0.0) for weight in weights]
+        if sum(weights) == 0:
             weights = [1.0] * len(rows)
         level = sum(w * m for w, m in zip(weights, means, strict=True)) / sum(weights)
         rows = [[v - m + level for v in row] for row, m in zip(rows, means, strict=True)]
@@ -59,10 +60,9 @@ def avec_by_loop(ratings):
 
 
 def well_weighted(ratings):
-    """Whether the sum of weights is far enough from 0 for rounding not to decide."""
+    """Whether the weights are far enough from 0 for rounding not to decide."""
     rows = ratings[~np.isnan(ratings).all(axis=1)]
-    total = annotation.agreement(rows).sum()
-    return len(rows) < 2 or abs(total) > 1e-3
+    return len(rows) < 2 or abs(annotation.agreement(rows).max()) > 1e-3
 
 
 def correlated_ratings(raters=6, frames=400, seed=3):
@@ -91,6 +91,15 @@ def test_gold_standard_equals_the_loop(ratings):
         np.testing.assert_allclose(
             annotation.gold_standard(ratings), expected, atol=1e-4, rtol=1e-5
         )
+
+
+def test_the_level_stays_within_raters_who_disagree():
+    time = np.linspace(0, 6, 200)
+    alike, against = np.sin(time), -0.6 * np.sin(time) + 0.5
+    ratings = np.stack([alike, alike + 0.1, against]).astype(np.float32)
+    level = annotation.gold_standard(ratings).mean()
+    means = ratings.mean(axis=1)
+    assert means.min() <= level <= means.max()
 
 
 def test_gold_standard_of_hand_computed_raters():

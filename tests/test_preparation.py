@@ -53,7 +53,7 @@ def test_lost_faces_and_constant_features_become_0():
 
 def prepared(folder, **settings):
     entries = store.entries(builders.cache(folder / "cache", subjects=4))
-    return prepare(entries[:3], entries[3:], DataConfig(**settings)), entries
+    return prepare({"train": entries[:3], "val": entries[3:]}, DataConfig(**settings)), entries
 
 
 def test_training_statistics_see_training_subjects_alone(tmp_path):
@@ -67,7 +67,7 @@ def test_each_subject_is_standardised_over_all_its_recordings(tmp_path):
     cache = builders.cache(tmp_path / "cache", subjects=3)
     store.write(builders.recording("P1", name="2"), cache)
     entries = store.entries(cache)
-    preparation = prepare(entries, [], DataConfig(standardise=["subject"]))
+    preparation = prepare({"train": entries}, DataConfig(standardise=["subject"]))
     both = [load_series(entry, preparation) for entry in entries if entry.subject == "P1"]
     pooled = np.concatenate([series.features for series in both])
     assert len(both) == 2
@@ -132,7 +132,10 @@ def test_a_dimension_without_annotation_is_missing_not_invented(tmp_path):
     unlabelled = builders.recording("P9").with_annotations({})
     store.write(unlabelled, cache)
     entries = store.entries(cache)
-    preparation = prepare(entries[:2], entries[2:], DataConfig())
+    preparation = prepare({"train": entries[:2]}, DataConfig())
+    with pytest.raises(UserError, match="no val recording has labels of 'valence'"):
+        prepare({"train": entries[:2], "val": entries[2:]}, DataConfig())
+    preparation = preparation.with_subjects(entries[2:])
     assert np.isnan(load_series(entries[2], preparation).labels).all()
 
 
@@ -143,7 +146,7 @@ def _changed(**changes):
 @pytest.mark.parametrize(
     ("odd", "settings", "message"),
     [
-        (_changed(rate_hz=25.0), {}, "use recordings of one rate"),
+        (_changed(rate_hz=25.0, time_s=np.arange(60) / 25.0), {}, "use recordings of one rate"),
         (
             _changed(intensity_names=("AU01_r", "AU04_r", "AU99_r")),
             {"features": ["AU12_r"]},
@@ -155,7 +158,7 @@ def _changed(**changes):
             "has no frame with a face",
         ),
         (None, {"features": ["AU07*"]}, "no action unit is named 'AU07"),
-        (None, {"dimensions": ["dominance"]}, "no training recording has labels of 'dominance'"),
+        (None, {"dimensions": ["dominance"]}, "no train recording has labels of 'dominance'"),
     ],
 )
 def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, odd, settings, message):
@@ -164,15 +167,32 @@ def test_a_corpus_that_cannot_be_used_is_refused(tmp_path, odd, settings, messag
         store.write(odd(), cache)
     entries = store.entries(cache)
     with pytest.raises(UserError, match=message):
-        prepare(entries[:2], entries[2:], DataConfig(**settings))
+        prepare({"train": entries[:2], "val": entries[2:]}, DataConfig(**settings))
 
 
 def test_constant_labels_are_refused(tmp_path):
     constant = {"valence": np.full(60, 0.25, np.float32)}
     for index in range(2):
         store.write(builders.recording(f"P{index}").with_annotations(constant), tmp_path)
-    with pytest.raises(UserError, match="labels of 'valence' are constant"):
-        prepare(store.entries(tmp_path), [], DataConfig(dimensions=["valence"]))
+    store.write(builders.recording("P2"), tmp_path)
+    *same, other = store.entries(tmp_path)
+    for parts, part in (({"train": same}, "train"), ({"train": [other], "test": same}, "test")):
+        with pytest.raises(UserError, match=f"'valence' are constant over all {part} subjects"):
+            prepare(parts, DataConfig(dimensions=["valence"]))
+
+
+@pytest.mark.parametrize("form", ["none", "train", "centred", "subject"])
+def test_a_test_recording_without_a_face_is_refused_in_every_form(tmp_path, form):
+    entries = store.entries(builders.cache(tmp_path, subjects=2))
+    lost = builders.recording("P9", intensity=np.full((60, 3), np.nan, np.float32))
+    entry = store.entry(store.write(lost, tmp_path))
+    with pytest.raises(UserError, match="P9/1 has no frame with a face"):
+        prepare({"train": entries, "test": [entry]}, DataConfig(standardise=[form]))
+
+
+def test_a_delay_longer_than_every_recording_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is 4000 s, the longest training recording has 12 s"):
+        prepared(tmp_path, delay_s=4000.0)
 
 
 def delayed(folder, lengths, lag=15):
@@ -182,18 +202,18 @@ def delayed(folder, lengths, lag=15):
 
 
 def test_an_estimated_delay_is_the_one_that_was_there(tmp_path):
-    preparation = prepare(delayed(tmp_path, [400] * 4), [], DataConfig(delay_s="auto"))
+    preparation = prepare({"train": delayed(tmp_path, [400] * 4)}, DataConfig(delay_s="auto"))
     assert preparation.delay_s == pytest.approx((3.0, 3.0), abs=0.2)
 
 
 def test_recordings_too_short_for_the_longest_delay_are_left_out(tmp_path):
-    long = prepare(delayed(tmp_path / "a", [400] * 4), [], DataConfig(delay_s="auto"))
+    long = prepare({"train": delayed(tmp_path / "a", [400] * 4)}, DataConfig(delay_s="auto"))
     mixed = delayed(tmp_path / "b", [400] * 4 + [41, 40, 20])
-    assert prepare(mixed[:6], [], DataConfig(delay_s="auto")).delay_s == pytest.approx(
+    assert prepare({"train": mixed[:6]}, DataConfig(delay_s="auto")).delay_s == pytest.approx(
         long.delay_s, abs=0.2
     )
     with pytest.raises(UserError, match=r"data\.delay_s: auto takes two training recordings"):
-        prepare(mixed[3:], [], DataConfig(delay_s="auto"))
+        prepare({"train": mixed[3:]}, DataConfig(delay_s="auto"))
 
 
 def test_a_window_longer_than_every_training_recording_is_refused(tmp_path):

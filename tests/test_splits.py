@@ -87,6 +87,11 @@ def test_folds_can_come_from_a_file(tmp_path):
         (
             {"a": 1, "b": 1},
             {"kind": "listed", "train": ["a"], "val": ["b"], "test": ["c"]},
+            "data.split.test: no subject is called 'c'",
+        ),
+        (
+            {"a": 1, "b": 1},
+            {"kind": "listed", "train": ["a"], "val": ["b"]},
             "has no test subject",
         ),
         ({"a": 1, "b": 1}, {"kind": "ratio"}, "has no"),

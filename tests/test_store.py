@@ -158,14 +158,19 @@ def test_a_file_in_another_place_is_found(tmp_path):
 
 def test_a_header_that_belongs_to_another_recording_is_found(tmp_path):
     path = store.write(recording(), tmp_path)
-    other = store.write(recording(frames=50, name="2"), tmp_path).read_bytes()
-    path.write_bytes(other[:512] + path.read_bytes()[512:])
+    content = path.read_bytes()
+    assert b'"rate_hz": 5.0' in content[:512]
+    path.write_bytes(content.replace(b'"rate_hz": 5.0', b'"rate_hz": 6.0', 1))
     with pytest.raises(RecordingError, match="header does not match"):
         store.verify(path)
 
 
 def _truncated(path):
     path.write_bytes(path.read_bytes()[:2000])
+
+
+def _flipped(path):
+    path.write_bytes(path.read_bytes().replace(b'"faces"', b'"fbces"', 1))
 
 
 def _foreign(path):
@@ -189,9 +194,10 @@ def _text(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncated, "truncated or foreign"),
+        (_truncated, "is truncated or damaged: remove it and import it again"),
+        (_flipped, "is truncated or damaged"),
         (_foreign, "is not a recording of affect"),
-        (_older, "has schema version 0, not 1: import it again"),
+        (_older, "has schema version 0, not 1: remove it and import"),
         (_empty, "is not a recording of affect"),
         (_text, "is not a recording of affect"),
     ],

@@ -18,7 +18,7 @@ def dataset(folder, frames, window_frames, hop_frames=None):
     for index, count in enumerate(frames):
         store.write(builders.recording(f"P{index}", frames=count), cache)
     entries = store.entries(cache)
-    series = SeriesCache(prepare(entries, [], DataConfig()), 2**20)
+    series = SeriesCache(prepare({"train": entries}, DataConfig()), 2**20)
     return WindowDataset(entries, series, window_frames, hop_frames), series
 
 

@@ -28,8 +28,8 @@ def gold_standard(
 
     `avec`: a rater's weight is the mean of the pairwise CCCs with the other raters; each trace is
     moved so that its mean equals the weighted mean of the raters' means; then the traces are
-    averaged with equal weights. Where the weights do not sum to more than 0, the raters do not
-    agree at all, and their means are averaged with equal weights instead.
+    averaged with equal weights. A negative weight counts as 0, so that the trace stays within the
+    raters'; where no weight is above 0, the means are averaged with equal weights instead.
     `mean`: the traces are averaged as they are.
 
     Args:
@@ -145,9 +145,8 @@ def estimate_delay(
 def _weighted_mean(
     values: Float64[np.ndarray, " R"], weights: Float64[np.ndarray, " R"]
 ) -> np.float64:
-    if weights.sum() <= 0:
-        return values.mean()
-    return np.average(values, weights=weights)
+    positive = np.maximum(weights, 0)
+    return np.average(values, weights=positive) if positive.any() else values.mean()
 
 
 def _moved(values: Shaped[np.ndarray, "T ..."], frames: int) -> Shaped[np.ndarray, "T ..."]:

@@ -18,14 +18,19 @@ from affect.store import Entry
 def entries_of(config: DataConfig, *, progress: bool = True) -> list[Entry]:
     """The recordings that an experiment uses, sorted by corpus, subject and name.
 
+    Where it names a source these are the source's own: what else a cache holds changes no result.
+
     Raises:
         UserError: nothing is there, a recording cannot be imported, or two corpora share a
             subject's name.
     """
     cache = Path(config.cache)
     if config.source.format:
-        _import(config, cache, progress=progress)
-    entries = [e for e in store.entries(cache) if config.corpus in ("", e.corpus)]
+        paths = _import(config, cache, progress=progress)
+        entries = [store.entry(path) for path in paths]
+    else:
+        entries = store.entries(cache, config.corpus)
+    entries = [entry for entry in entries if config.corpus in ("", entry.corpus)]
     if not entries:
         raise UserError(f"no corpus {config.corpus!r} in {cache}: see `affect info {cache}`")
     _refuse_shared_names(entries)
@@ -40,7 +45,8 @@ def frames_by_subject(entries: Iterable[Entry]) -> dict[str, int]:
     return frames
 
 
-def _import(config: DataConfig, cache: Path, *, progress: bool) -> None:
+def _import(config: DataConfig, cache: Path, *, progress: bool) -> list[Path]:
+    """Fill the cache from the source; its recordings' files, sorted."""
     source = config.source
     items = list(importing.find(source.format, Path(source.path), source.options))
     bar = tqdm(total=len(items), desc="import", file=sys.stderr, disable=not progress, leave=False)
@@ -50,6 +56,7 @@ def _import(config: DataConfig, cache: Path, *, progress: bool) -> None:
             if outcome.failed:
                 key, message = next(iter(outcome.failed.items()))
                 raise UserError(f"cannot import {key}: {message}")
+    return sorted(store.path_of(cache, item.corpus, item.subject, item.name) for item in items)
 
 
 def _refuse_shared_names(entries: Iterable[Entry]) -> None:

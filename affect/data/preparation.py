@@ -118,33 +118,27 @@ class Preparation:
         return cls(**{**values, **arrays, **train, "subjects": subjects})
 
 
-def prepare(train: Sequence[Entry], others: Sequence[Entry], config: DataConfig) -> Preparation:
+def prepare(parts: Mapping[str, Sequence[Entry]], config: DataConfig) -> Preparation:
     """The preparation that training subjects determine.
 
     Args:
-        train: recordings of the training subjects: delay and training statistics see these alone.
-        others: recordings of the other subjects, each of which is standardised by itself.
+        parts: recordings of `train`, by which delay and training statistics are determined, and of
+            other parts, whose subjects are each standardised by themselves.
         config: which features, dimensions, gold standard, forms and delay.
 
     Raises:
-        UserError: recordings differ in rate or action units, lack a feature or a dimension, have
-            no frame with a face, are too short for the delay `auto`, or have constant labels.
+        UserError: recordings differ in rate or action units, lack a feature, or have no frame with
+            a face; a part has no label of a dimension or constant ones; recordings are too short
+            for the delay.
     """
-    _refuse_rates([*train, *others])
+    train = parts["train"]
+    _refuse_rates([entry for entries in parts.values() for entry in entries])
     first = store.read(train[0].path)
     names = _selected(first, config.features)
-    features: dict[str, list[Statistics]] = {}
-    centred_features: list[Statistics] = []
-    labels: list[Statistics] = []
-    for entry in train:
-        recording = store.read(entry.path)
-        features.setdefault(subject_key(entry), []).append(_statistics_of(recording, names))
-        centred_features.append(statistics_of(centred(select(recording, names))))
-        labels.append(
-            statistics_of(reference_of(recording, config.dimensions, config.gold_standard))
-        )
-    _refuse_labels(merge(labels), first, config.dimensions)
-    subjects = {key: merge(parts) for key, parts in features.items()}
+    surveys = {part: _survey(entries, names, config) for part, entries in parts.items() if entries}
+    for part, survey in surveys.items():
+        _refuse_labels(survey.labels, part, first, config.dimensions)
+    subjects = {key: item for survey in surveys.values() for key, item in survey.subjects.items()}
     prepared = Preparation(
         feature_names=names,
         dimensions=tuple(config.dimensions),
@@ -152,12 +146,11 @@ def prepare(train: Sequence[Entry], others: Sequence[Entry], config: DataConfig)
         standardise=tuple(config.standardise),
         delay_s=(0.0,) * len(config.dimensions),
         rate_hz=first.rate_hz,
-        train=merge(subjects.values()),
-        train_centred=merge(centred_features),
+        train=merge(surveys["train"].subjects.values()),
+        train_centred=surveys["train"].centred,
         subjects=subjects if "subject" in config.standardise else {},
     )
-    prepared = dataclasses.replace(prepared, delay_s=_delays(prepared, train, config))
-    return prepared.with_subjects(others)
+    return dataclasses.replace(prepared, delay_s=_delays(prepared, train, config))
 
 
 def load_series(entry: Entry, preparation: Preparation) -> Series:
@@ -260,6 +253,30 @@ def subject_statistics(
     return {key: merge(statistics) for key, statistics in parts.items()}
 
 
+@dataclass(frozen=True)
+class _Survey:
+    """Moments of one part's recordings: of each subject's features, centred features, labels."""
+
+    subjects: Mapping[str, Statistics]
+    centred: Statistics
+    labels: Statistics
+
+
+def _survey(entries: Sequence[Entry], names: Sequence[str], config: DataConfig) -> _Survey:
+    features: dict[str, list[Statistics]] = {}
+    centred_features: list[Statistics] = []
+    labels: list[Statistics] = []
+    for entry in entries:
+        recording = store.read(entry.path)
+        features.setdefault(subject_key(entry), []).append(_statistics_of(recording, names))
+        centred_features.append(statistics_of(centred(select(recording, names))))
+        labels.append(
+            statistics_of(reference_of(recording, config.dimensions, config.gold_standard))
+        )
+    subjects = {key: merge(parts) for key, parts in features.items()}
+    return _Survey(subjects, merge(centred_features), merge(labels))
+
+
 def _form(
     form: Standardisation,
     features: Float32[np.ndarray, "T F"],
@@ -288,17 +305,20 @@ def _statistics_of(recording: Recording, feature_names: Sequence[str]) -> Statis
     return statistics
 
 
-def _refuse_labels(labels: Statistics, first: Recording, dimensions: Sequence[str]) -> None:
+def _refuse_labels(
+    labels: Statistics, part: str, first: Recording, dimensions: Sequence[str]
+) -> None:
     for column, dimension in enumerate(dimensions):
         if not labels.count[column]:
             raise UserError(
-                f"no training recording has labels of {dimension!r}; recording {first.key} has "
-                f"{', '.join(first.annotations) or 'no annotation'}: mend data.dimensions"
+                f"no {part} recording has labels of {dimension!r}; recording {first.key} has "
+                f"{', '.join(first.annotations) or 'no annotation'}: mend data.dimensions or "
+                "data.split"
             )
         if labels.std[column] < _CONSTANT_STD:
             raise UserError(
-                f"the labels of {dimension!r} are constant over all training subjects: "
-                "there is nothing to learn, mend the annotations"
+                f"the labels of {dimension!r} are constant over all {part} subjects: "
+                "there is nothing to learn or to score, mend the annotations or data.split"
             )
 
 
@@ -329,8 +349,16 @@ def _delays(
     if config.delay_s == "auto":
         return _estimated(preparation, train)
     if isinstance(config.delay_s, dict):
-        return tuple(float(config.delay_s[dimension]) for dimension in preparation.dimensions)
-    return (float(config.delay_s),) * len(preparation.dimensions)
+        delays = tuple(float(config.delay_s[dimension]) for dimension in preparation.dimensions)
+    else:
+        delays = (float(config.delay_s),) * len(preparation.dimensions)
+    longest_s = max(entry.frames / entry.rate_hz for entry in train)
+    if max(delays) >= longest_s:
+        raise UserError(
+            f"data.delay_s is {max(delays):g} s, the longest training recording has "
+            f"{longest_s:g} s: give the delay in seconds"
+        )
+    return delays
 
 
 def _estimated(preparation: Preparation, train: Sequence[Entry]) -> tuple[float, ...]:

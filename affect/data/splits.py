@@ -111,6 +111,10 @@ def _ratio(frames: Mapping[str, int], config: SplitConfig) -> Fold:
 
 
 def _listed(frames: Mapping[str, int], config: SplitConfig) -> Fold:
+    for part in ("train", "val", "test"):
+        for pattern in getattr(config, part):
+            if not any(fnmatchcase(subject, pattern) for subject in frames):
+                raise UserError(f"data.split.{part}: no subject is called {pattern!r}")
     parts = [
         tuple(sorted(s for s in frames if any(fnmatchcase(s, p) for p in patterns)))
         for patterns in (config.train, config.val, config.test)
@@ -142,7 +146,7 @@ def _parts_in(path: Path, frames: Mapping[str, int]) -> list[list[str]]:
         parts = [[str(subject) for subject in part] for part in folds]
     except OSError as error:
         raise UserError(f"cannot read data.split.file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} must hold `folds`, a list of lists of subjects") from error
     listed = [subject for part in parts for subject in part]
     unknown = set(listed) - set(frames)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -141,7 +142,9 @@ def pending(
     Raises:
         UserError: an argument is out of its range.
     """
-    if min(subjects, recordings_per_subject) < 1 or min(seconds, rate_hz) <= 0 or seed < 0:
+    finite = math.isfinite(seconds) and math.isfinite(rate_hz)
+    positive = min(subjects, recordings_per_subject) >= 1 and min(seconds, rate_hz) > 0
+    if not (finite and positive and seed >= 0):
         raise UserError(
             f"cannot make {subjects} subject(s) with {recordings_per_subject} recording(s) of "
             f"{seconds} s at {rate_hz} Hz from seed {seed}: all must be above 0, the seed 0 or more"
