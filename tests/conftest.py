@@ -1,6 +1,7 @@
 """Fixtures of all tests; shapes in jaxtyping annotations are checked while testing."""
 
 import os
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -11,6 +12,18 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 install_import_hook("affect", f"{typechecker.__name__}.check")
+
+
+OPENFACE_CACHE = Path("~/.cache/affect/openface").expanduser()
+
+
+@pytest.fixture
+def openface_home():
+    """The user's OpenFace folder: OPENFACE_HOME, or where a cache of it is usually kept."""
+    home = Path(os.environ.get("OPENFACE_HOME") or OPENFACE_CACHE)
+    if not home.is_dir():
+        pytest.skip(f"no OpenFace models: export OPENFACE_HOME=... or lay them at {OPENFACE_CACHE}")
+    return home
 
 
 @pytest.hookimpl(wrapper=True)

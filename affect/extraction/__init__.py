@@ -1,0 +1,1 @@
+"""Level 1: video to facial action units; frames never leave memory."""

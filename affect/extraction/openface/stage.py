@@ -1,0 +1,135 @@
+"""The stage as a whole: frames and landmarks to a video's action units, streaming."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from torch import Tensor, nn
+
+from affect.extraction.openface.align import Alignment
+from affect.extraction.openface.fhog import Fhog
+from affect.extraction.openface.median import RunningMedian
+from affect.extraction.openface.pdm import ShapeFit
+from affect.extraction.openface.regressors import LinearScores, intensities, presences
+from affect.extraction.openface.weights import DESCRIPTORS, OpenFaceWeights
+
+_PREDICTED_AGAIN = 3000
+"""Successful frames that are scored with the final median; later ones keep that of their moment."""
+
+
+@dataclass(frozen=True, eq=False)
+class ActionUnits:
+    """A video's action units; T frames.
+
+    Attributes:
+        intensity: 0 to 5, one column a name of the weights' intensities.
+        presence: 0 or 1, likewise.
+    """
+
+    intensity: Float32[np.ndarray, "T A"]
+    presence: UInt8[np.ndarray, "T P"]
+
+
+class Stage(nn.Module):
+    """OpenFace's action-unit stage on any device; holds no state of a video.
+
+    Args:
+        weights: the models for video, or for still images.
+    """
+
+    def __init__(self, weights: OpenFaceWeights) -> None:
+        super().__init__()
+        self.weights = weights
+        self.fit = ShapeFit(weights.shape)
+        self.align = Alignment(weights.shape)
+        self.fhog = Fhog()
+        self.intensity_scores = LinearScores(weights.intensities)
+        self.presence_scores = LinearScores(weights.presences)
+
+    def forward(
+        self, pixels: UInt8[Tensor, "T H W 3"], landmarks: Float[Tensor, "T 68 2"]
+    ) -> Float64[Tensor, "T 4702"]:
+        """The descriptor of each frame.
+
+        Args:
+            pixels: blue, green, red.
+            landmarks: x and y in pixels.
+        """
+        pose = self.fit(landmarks)
+        faces = self.align(pixels, landmarks, pose.translation)
+        shape = self.fit.shape(pose) - self.fit.mean  # T 68 3
+        geometry = [shape.transpose(1, 2).flatten(1), pose.local]
+        return torch.cat([self.fhog(faces).double(), *geometry], dim=1)
+
+    def scores(self, descriptors: Float64[Tensor, "T 4702"]) -> Float64[Tensor, "T B"]:
+        """Scores of all intensities, then of all presences."""
+        return torch.cat(
+            [self.intensity_scores(descriptors), self.presence_scores(descriptors)], dim=1
+        )
+
+    def scores_of_median(self, median: Float64[Tensor, "*T 4702"]) -> Float64[Tensor, "*T B"]:
+        """What a median takes off the scores."""
+        parts = [model.of_median(median) for model in (self.intensity_scores, self.presence_scores)]
+        return torch.cat(parts, dim=-1)
+
+
+class VideoUnits:
+    """One video's action units, from batches of its frames in order.
+
+    Memory grows by 35 scores a frame. A still image is a video of one frame under the models for
+    still images.
+
+    Args:
+        stage: with the models for video.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._median = RunningMedian(stage.fit.mean.device)
+        self._succeeded = 0
+        self._scores: list[Tensor] = []
+        self._success: list[Tensor] = []
+        self._settled: list[Tensor] = []
+
+    def add(
+        self,
+        pixels: UInt8[Tensor, "T H W 3"],
+        landmarks: Float[Tensor, "T 68 2"],
+        success: Bool[Tensor, " T"],
+    ) -> None:
+        """Take in the next frames; landmarks where `success` is False are not looked at."""
+        stage = self._stage
+        device = stage.fit.mean.device
+        success = success.to(device)
+        descriptors = torch.zeros(len(success), DESCRIPTORS, dtype=torch.float64, device=device)
+        if bool(success.any()):
+            seen = pixels.to(device)[success], landmarks.to(device)[success]
+            descriptors[success] = stage(*seen)
+        scores = stage.scores(descriptors)
+        number = self._succeeded + success.cumsum(0)
+        settled = number > _PREDICTED_AGAIN
+        self._succeeded = int(number[-1]) if len(number) else self._succeeded
+        self._median.update(descriptors[~settled], success[~settled])
+        if bool(settled.any()):
+            moments = self._median.follow(descriptors[settled], success[settled])
+            scores[settled] -= stage.scores_of_median(moments)
+        for kept, values in zip(
+            (self._scores, self._success, self._settled), (scores, success, settled), strict=True
+        ):
+            kept.append(values.cpu())
+
+    def finish(self) -> ActionUnits:
+        """The action units of all frames."""
+        final = self._stage.scores_of_median(self._median.median()).cpu()
+        settled, success = torch.cat(self._settled), torch.cat(self._success)
+        scores = torch.cat(self._scores) - torch.where(settled.unsqueeze(1), 0.0, final)
+        weights = self._stage.weights
+        of_intensity, of_presence = np.split(scores.numpy(), [len(weights.intensities.names)], 1)
+        seen = success.numpy()
+        return ActionUnits(
+            intensities(of_intensity, seen, weights.intensities.cutoff),
+            presences(of_presence, seen, weights.presences.positive, weights.presences.negative),
+        )
