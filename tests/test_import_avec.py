@@ -73,9 +73,36 @@ def test_provenance_names_a_folder_elsewhere_without_its_path(tmp_path):
 
 def test_different_clocks_of_two_dimensions_are_refused(tmp_path):
     root = corpora.avec2016(tmp_path)
-    corpora.video_arff(root / "features_video_geometric/valence/train_1.arff", 19)
+    path = root / "features_video_geometric/valence/train_1.arff"
+    corpora.video_arff(path, 20, period_s=0.08)
     with pytest.raises(UserError, match="different times"):
         load(root)
+
+
+@pytest.mark.parametrize(("arousal", "valence"), [(20, 19), (19, 20)])
+def test_2016_keeps_the_times_that_both_dimensions_have(tmp_path, arousal, valence):
+    root = corpora.avec2016(tmp_path)
+    folder = root / "features_video_geometric"
+    corpora.video_arff(folder / "arousal/train_1.arff", arousal, seed=5)
+    path = corpora.video_arff(folder / "valence/train_1.arff", valence, seed=6)
+    header, rows = path.read_text().split("@data\n\n")
+    path.write_text(header + "@data\n" + "\n".join(reversed(rows.splitlines())))
+    recording = load(root)["train_1"]
+    check(recording)
+    assert recording.frames == 19
+    first, other = (
+        np.random.default_rng(seed).normal(size=n)[:19] for seed, n in ((5, arousal), (6, valence))
+    )
+    found = recording.intensity[:, [0, 2]]
+    np.testing.assert_array_equal(found, np.stack([first, other], axis=1).astype(np.float32))
+
+
+def test_suffixes_may_be_in_capitals(tmp_path):
+    root = corpora.avec2016(tmp_path)
+    for path in [*root.rglob("*.arff")]:
+        path.rename(path.with_suffix(".ARFF"))
+    recording = load(root)["train_1"]
+    assert set(recording.annotations) == {"arousal", "valence"}
 
 
 def test_2018_labels_come_onto_the_windows_clock(tmp_path):

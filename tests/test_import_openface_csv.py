@@ -77,6 +77,26 @@ def test_places_come_from_folders_and_names(tmp_path):
     assert sorted(keys) == ["mine/P1/a", "mine/P1/b", "mine/P2/P2", "mine/P3/a"]
 
 
+def test_files_in_capitals_are_found_and_folders_are_none(tmp_path):
+    (tmp_path / "P1.csv").mkdir()
+    corpora.write_openface(tmp_path / "P2.CSV", corpora.faces(4))
+    assert [recording.key for recording in load(tmp_path)] == ["openface/P2/P2"]
+
+
+def test_a_row_with_cells_too_many_is_refused(tmp_path):
+    path = corpora.write_openface(tmp_path / "P1.csv", corpora.faces(9))
+    lines = path.read_text().splitlines()
+    corpora.write(path, "\n".join([*lines[:5], lines[5] + ", 0, 0", *lines[6:]]))
+    with pytest.raises(UserError, match=r"P1\.csv: line 6 has 42 cells, the header 40"):
+        load(path)
+
+
+def test_times_in_milliseconds_are_refused(tmp_path):
+    frame = corpora.faces(1500).assign(timestamp=np.arange(1500) * 40)
+    with pytest.raises(UserError, match=r"0\.025 frames a second: give times in seconds"):
+        load(corpora.write_openface(tmp_path / "P1.csv", frame))
+
+
 def test_places_come_from_a_pattern(tmp_path):
     for name in ("day1/P1_x.csv", "day2/P1_x.csv", "day2/P2_y.csv"):
         corpora.write_openface(tmp_path / name, corpora.faces(4))

@@ -105,6 +105,16 @@ def test_the_identity_follows_options_and_every_file(tmp_path):
     assert identity() != first
 
 
+def test_files_in_capitals_are_found(tmp_path):
+    root = corpora.recola(tmp_path)
+    for path in [*root.rglob("P16.*")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    recordings = load(root)
+    assert [set(recording.annotations) for recording in recordings.values()] == [
+        {"arousal", "valence"}
+    ] * 2
+
+
 def test_unsorted_labels_are_sorted(tmp_path):
     root = corpora.recola(tmp_path, ["P16"])
     before = load(root)["P16"].annotations["arousal"]

@@ -215,6 +215,8 @@ def test_only_needed_columns_are_read(tmp_path):
         ("a: [", "cannot read"),
         (PLAIN.replace("[AU*]", "[AU12, AU02]"), "no column 'AU02': did you mean"),
         (PLAIN.replace("[AU*]", "[XY*]"), r"no column 'XY\*': "),
+        (PLAIN.replace("[AU*]", "[v*]"), r"no column 'v\*': .*AU01"),
+        (PLAIN.replace("[AU*]", "[AU*, v]"), "'v' is both a feature and an annotation: keep one"),
         (PLAIN.replace("valence: v", "valence: vv"), "no column 'vv': did you mean 'v'"),
         (PLAIN.replace("[AU*]", "[AU01, note]"), "column 'note' holds 'text', not a number"),
         (
@@ -253,6 +255,129 @@ def test_wrong_tables_say_how_to_mend_them(tmp_path, schema, change, message):
     path = to_csv(change(pivoted()), tmp_path / "x.csv")
     with pytest.raises(UserError, match=message):
         load(path, schema, tmp_path)
+
+
+@pytest.mark.parametrize(("save", "suffix"), [(to_csv, ".CSV"), (to_parquet, ".PARQUET")])
+def test_suffixes_may_be_in_capitals(tmp_path, save, suffix):
+    (tmp_path / "data").mkdir()
+    path = save(plain(), tmp_path / "data" / f"x{suffix}")
+    for source in (path, path.parent):
+        assert list(load(source, PLAIN, tmp_path)) == ["c/007/007", "c/8/8"]
+
+
+def test_patterns_match_no_column_that_the_schema_names_otherwise(tmp_path):
+    frame = plain(rows=3).drop(columns="note")
+    frame = frame.assign(video="1", ok=1, sure=1, n=0, r1=0, r2=0, mood=0)
+    schema = PLAIN.replace("[AU*]", '["*"]').replace(
+        "{valence: v}", "{valence: v, a: {x: r1, y: r2}}"
+    )
+    schema += "recording: video\nsuccess: ok\nconfidence: sure\nsort_by: n\n"
+    labels = pd.DataFrame({"id": "8", "at": [0.0, 0.1], "clip": "1", "mood": [0.0, 1.0]})
+    to_csv(labels, tmp_path / "labels" / "labels.csv")
+    schema += (
+        "labels: {file: labels/labels.csv, subject: id, recording: clip, time: at, "
+        "annotations: {m: mood}}\n"
+    )
+    recording = load(to_csv(frame, tmp_path / "x.csv"), schema, tmp_path)["c/8/1"]
+    assert recording.intensity_names == ("AU01", "AU12")
+    schema = PIVOTED.replace("[AU1, AU2]", '["*"]')
+    recording = load(to_csv(pivoted(), tmp_path / "x.csv"), schema, tmp_path)["c/p/p"]
+    assert recording.intensity_names == ("AU1@1", "AU1@2", "AU2@1", "AU2@2")
+
+
+def test_a_named_column_may_serve_twice(tmp_path):
+    frame = plain().assign(sure=0.5)
+    schema = PLAIN.replace("[AU*]", "[AU*, sure]") + "confidence: sure\n"
+    recording = load(to_csv(frame, tmp_path / "x.csv"), schema, tmp_path)["c/8/8"]
+    assert recording.intensity_names == ("AU01", "AU12", "sure")
+
+
+def test_a_decimal_comma_between_commas_is_refused(tmp_path):
+    rows = "".join(f"P01,{n // 25},{n % 25 * 4:02d},0,30,0,20,0,020\n" for n in range(50))
+    path = corpora.write(tmp_path / "x.csv", "who,t,AU06,AU12,v\n" + rows)
+    with pytest.raises(UserError, match=r"x\.csv: line 2 has 9 cells, the header 5: .* a point"):
+        load(path, PLAIN, tmp_path)
+
+
+def test_a_second_session_in_one_recording_is_refused(tmp_path):
+    frame = pd.concat([plain(("p",)).assign(day="1"), plain(("p",)).assign(day="2")])
+    path = to_csv(frame, tmp_path / "x.csv")
+    with pytest.raises(UserError, match="name a column with the schema's key recording"):
+        load(path, PLAIN, tmp_path)
+    recordings = load(path, PLAIN + "recording: day\n", tmp_path)
+    assert [recording.frames for recording in recordings.values()] == [5, 5]
+
+
+def test_labels_in_milliseconds_are_refused(tmp_path):
+    labels = pd.DataFrame({"id": "8", "at": np.arange(5) * 100, "mood": 0.5})
+    to_csv(labels, tmp_path / "labels.csv")
+    schema = PLAIN + "labels: {file: labels.csv, subject: id, time: at, annotations: {a: mood}}\n"
+    with pytest.raises(UserError, match="a labels from 0 to 400 s do not fit"):
+        load(to_csv(plain(), tmp_path / "x.csv"), schema, tmp_path)
+
+
+def test_somebody_may_be_called_na(tmp_path):
+    path = to_csv(plain(("NA", "null")), tmp_path / "x.csv")
+    assert list(load(path, PLAIN, tmp_path)) == ["c/NA/NA", "c/null/null"]
+
+
+def test_a_whole_number_stored_as_a_fraction_is_a_name_without_a_point(tmp_path):
+    frame = plain().assign(who=[1.0] * 5 + [20.0] * 5)
+    assert list(load(to_parquet(frame, tmp_path / "x.parquet"), PLAIN, tmp_path)) == [
+        "c/1/1",
+        "c/20/20",
+    ]
+    frame = plain().assign(who=[1.5] * 5 + [2.0] * 5)
+    assert list(load(to_parquet(frame, tmp_path / "x.parquet"), PLAIN, tmp_path)) == [
+        "c/1.5/1.5",
+        "c/2.0/2.0",
+    ]
+
+
+@pytest.mark.parametrize("index", ["t", "who", ["who", "t"], "AU01"])
+def test_an_index_of_parquet_is_a_column(tmp_path, index):
+    plain_path = to_parquet(plain(), tmp_path / "plain.parquet")
+    indexed_path = to_parquet(plain().set_index(index), tmp_path / "indexed.parquet")
+    expected = load(plain_path, PLAIN, tmp_path)
+    for key, found in load(indexed_path, PLAIN, tmp_path).items():
+        np.testing.assert_array_equal(found.time_s, expected[key].time_s)
+        ordered = [found.intensity_names.index(n) for n in expected[key].intensity_names]
+        np.testing.assert_array_equal(found.intensity[:, ordered], expected[key].intensity)
+
+
+def test_a_damaged_page_of_parquet_is_told(tmp_path):
+    path = to_parquet(plain(rows=500), tmp_path / "x.parquet")
+    content = bytearray(path.read_bytes())
+    content[4:4000] = b"\xff" * 3996
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read .*x\.parquet"):
+        load(path, PLAIN, tmp_path)
+
+
+BREAKS = {
+    "a column is missing": (lambda path: to_csv(plain(("b",)).drop(columns="v"), path), "c/b/b"),
+    "identifiers are missing": (lambda path: to_csv(plain(("b",)).drop(columns="who"), path), None),
+    "a row is cut off": (lambda path: corpora.write(path, "who,t,AU01,AU12,v\nb,0,1\n"), None),
+    "it is empty": (lambda path: corpora.write(path, ""), None),
+    "it is no file": (lambda path: path.symlink_to("nowhere"), None),
+}
+
+
+@pytest.mark.parametrize(("break_it", "key"), BREAKS.values(), ids=BREAKS)
+def test_of_several_tables_a_broken_one_fails_alone(tmp_path, break_it, key):
+    for who in ("a", "c"):
+        to_csv(plain((who,)), tmp_path / "data" / f"{who}.csv")
+    break_it(tmp_path / "data" / "b.csv")
+    labels = pd.DataFrame({"id": "b", "at": [0.0, 0.4], "mood": [0.0, 1.0]})
+    to_csv(labels, tmp_path / "labels.csv")
+    schema = PLAIN + "labels: {file: labels.csv, subject: id, time: at, annotations: {a: mood}}\n"
+    options = {"schema": corpora.write(tmp_path / "schema.yaml", schema)}
+    pending = importing.find("table", tmp_path / "data", options)
+    *_, (_, outcome) = importing.import_all(pending, tmp_path / "cache")
+    assert outcome.written == ["c/a/a", "c/c/c"]
+    ((failed, message),) = outcome.failed.items()
+    assert failed == key or (key is None and failed == "c/b/b.csv")
+    assert str(tmp_path / "data" / "b.csv") in message
 
 
 def test_dates_are_no_seconds(tmp_path):

@@ -26,7 +26,21 @@ def labels(time_s, values):
 
 
 def test_equal_times_keep_the_files_first_row():
-    assert tl.in_order(np.array([0.2, 0.0, 0.2, 0.1, 0.0])).tolist() == [1, 3, 0]
+    assert tl.in_order(np.array([0.2, 0.0, 0.2, 0.1, 0.0]), HERE).tolist() == [1, 3, 0]
+
+
+def test_a_clock_may_stammer_but_not_begin_again():
+    once = np.arange(20) / 25
+    stammered = np.concatenate([once, once[[3, 4, 5, 9, 11]]])
+    assert tl.in_order(stammered, HERE).tolist() == list(range(20))
+    with pytest.raises(UserError, match=r"times repeat from 0\.12 s on: .* the schema's key rec"):
+        tl.in_order(np.concatenate([once, once[3:7]]), HERE)
+
+
+def test_a_second_session_of_labels_is_refused():
+    given = labels([0, 1, 2, 3, 4, 5] * 2, range(12))
+    with pytest.raises(UserError, match="times repeat from 0 s on"):
+        tl.assemble(PLACE, track(range(6)), {"v": given}, PROVENANCE)
 
 
 @pytest.mark.parametrize("fps", [23.976, 24, 25, 29.97, 30, 50, 59.94])
@@ -38,6 +52,47 @@ def test_rate_survives_times_rounded_to_milliseconds(fps):
 def test_rate_ignores_gaps():
     time_s = np.concatenate([np.arange(100), np.arange(500, 600)]) * 0.04
     assert tl.rate_of(time_s) == 25
+
+
+@pytest.mark.parametrize(
+    ("time_s", "rate_hz"), [([0, 1, 100], 1), ([0, 0.04, 4], 25), ([0, 99, 100], 1)]
+)
+def test_rate_of_two_unlike_steps_is_that_of_the_shorter(time_s, rate_hz):
+    assert tl.rate_of(np.array(time_s, float)) == rate_hz
+
+
+def test_labels_at_irregular_times_reach_the_frames_beside_them():
+    given = {"v": labels([0, 1, 100], [1, 2, 3])}
+    recording = tl.assemble(PLACE, track(range(300)), given, PROVENANCE)
+    found = recording.annotations["v"]
+    assert np.flatnonzero(np.isfinite(found)).tolist() == [0, 1, 2, 99, 100, 101]
+    assert found[[0, 1, 100]].tolist() == [1, 2, 3]
+
+
+def test_features_at_irregular_times_are_filled_with_frames_without_a_face():
+    recording = tl.assemble(PLACE, track([0, 0.04, 4]), {}, PROVENANCE)
+    check(recording)
+    assert recording.frames == 101
+    assert np.flatnonzero(recording.success).tolist() == [0, 1, 100]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "frames"),
+    [
+        ((0, 5), (0, 60)),
+        ((30, 35), (0, 60)),
+        ((0, 60), (0, 5)),
+        ((0, 60), (55, 60)),
+        ((-2, 3), (0, 60)),
+    ],
+)
+def test_labels_of_a_part_and_of_more_than_the_features_are_taken(labelled, frames):
+    label_s, clock_s = np.arange(*labelled, 0.5), np.arange(*frames, 0.25)
+    given = {"v": labels(label_s, label_s)}
+    found = tl.assemble(PLACE, track(clock_s), given, PROVENANCE).annotations["v"]
+    inside = (clock_s >= label_s[0]) & (clock_s <= label_s[-1])
+    assert inside.any()
+    np.testing.assert_allclose(found[inside], clock_s[inside], atol=1e-6)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=40), st.integers(1, 200))
@@ -141,8 +196,18 @@ def test_lost_frames_carry_nothing():
         (track(range(3), intensity=np.full((3, 2), np.nan)), {}, "no frame with a face"),
         (track([5]), {}, "two frames"),
         (track([5, 5]), {}, "two frames"),
-        (track(range(3)), {"v": labels([100, 101], [0, 1])}, "v labels from 100 to 101 s lie"),
-        (track(range(50, 60)), {"v": labels([1, 2], [0, 1])}, "outside the features' time"),
+        (track(range(3)), {"v": labels([100, 101], [0, 1])}, "v labels from 100 to 101 s do"),
+        (track(range(50, 60)), {"v": labels([1, 2], [0, 1])}, "not fit the features' time, 50 to"),
+        (track(range(30)), {"v": labels(np.arange(30) * 1e3, range(30))}, "clock, in seconds"),
+        (track(range(30)), {"v": labels(np.arange(30) * 1e9, range(30))}, "clock, in seconds"),
+        (track(range(30)), {"v": labels(np.arange(20, 50), range(30))}, "do not fit"),
+        (
+            track(range(10)),
+            {"v": labels(np.arange(11) - 0.5, [np.nan, 1] * 5 + [np.nan])},
+            "no frame lies near a label of v",
+        ),
+        (track(np.arange(2000) * 40), {}, r"0\.025 frames a second: give times in seconds"),
+        (track(np.arange(2000) * 1e9), {}, "give times in seconds"),
     ],
 )
 def test_what_cannot_be_assembled_names_the_file(given, annotations, message):
@@ -181,3 +246,9 @@ def test_a_clock_without_gaps_stays_as_it_is():
     rows, clock = tl.without_gaps(time_s, 25.0)
     assert rows.tolist() == list(range(50))
     np.testing.assert_array_equal(clock, time_s)
+
+
+@pytest.mark.parametrize(("step_s", "frames"), [(1, 100_000), (10, 10_000), (60, 720), (3600, 8)])
+def test_slow_recordings_are_no_mistake(step_s, frames):
+    found = tl.assemble(PLACE, track(np.arange(frames) * step_s), {}, PROVENANCE)
+    assert found.rate_hz == pytest.approx(1 / step_s, abs=1e-6)

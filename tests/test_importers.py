@@ -1,10 +1,13 @@
+import csv
 import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from affect import store
-from affect.data import arff, importing
+from affect.data import arff, columns, importing
 from affect.errors import UserError
 from tests import corpora
 
@@ -87,6 +90,19 @@ def replaced(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+def cut_off(path):
+    """Lose the second half of the last line."""
+    lines = path.read_text().splitlines()
+    separator = max(",;", key=lines[-1].count)
+    cells = lines[-1].split(separator)
+    path.write_text("\n".join([*lines[:-1], separator.join(cells[:5])]))
+
+
+def in_milliseconds(path):
+    rows = (line.split(";", 1) for line in path.read_text().splitlines()[1:])
+    path.write_text("time;a\n" + "".join(f"{float(t) * 1000};.1\n" for t, _ in rows))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -107,7 +123,10 @@ def replaced(path, old, new):
         (lambda r: recola_file(r, "valence").write_text("t;FM1\n0;1\n"), "no column 'time'"),
         (lambda r: recola_file(r, "valence").write_text("time;a;a \n0;1;2\n"), "two columns"),
         (lambda r: recola_file(r, "valence").write_text("time;a\n0;good\n"), "'a' holds 'good'"),
-        (lambda r: recola_file(r, "valence").write_text("time;a\n90;1\n91;1\n"), "outside the"),
+        (lambda r: recola_file(r, "valence").write_text("time;a\n90;1\n91;1\n"), "not fit the"),
+        (lambda r: in_milliseconds(recola_file(r, "valence")), "clock, in seconds"),
+        (lambda r: cut_off(recola_file(r)), r"line 34 has 5 cells, the header 8: it was cut"),
+        (lambda r: cut_off(recola_file(r, "valence")), "line 22 has 5 cells, the header 7"),
     ],
 )
 def test_what_is_broken_is_told_in_one_line_that_names_the_file(tmp_path, damage, message):
@@ -152,7 +171,13 @@ def test_arff_copes_with_comments_quotes_case_and_missing_values(tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [("a,1\nb,2,3\n", "cannot read"), ("a,1,2\nb,3,4\n", "3 cells, not 2"), ("a\n", "1 cells")],
+    [
+        ("a,1\nb,2,3\n", "line 5 has 3 cells, the header 2"),
+        ("a,1\n% x\n\nb\n", "line 7 has 1 cells, the header 2"),
+        ("a,1,2\nb,3,4\n", "line 4 has 3 cells"),
+        ("a\n", "line 4 has 1 cells"),
+        ("'a,1'\n", "line 4 has 1 cells"),
+    ],
 )
 def test_arff_rows_of_another_length_than_the_header_are_refused(tmp_path, rows, message):
     text = f"@attribute name string\n@attribute time numeric\n@data\n{rows}"
@@ -167,3 +192,88 @@ def test_a_gold_standard_file_with_several_values_is_refused(tmp_path):
     (item,) = (i for i in importing.find("avec", root, {}) if i.subject == "train_1")
     with pytest.raises(UserError, match="one numeric attribute beside the time"):
         item.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("who,t,a\nx,0,1\ny,0,1,2\n", r"line 3 has 4 cells, the header 3: write decimals with a p"),
+        ("who,t,a\nx,0,04,1,5\n", r"line 2 has 5 cells, the header 3: .* part cells with ';'"),
+        ("who,t\nx,0,1\ny,0,1\n", r"line 2 has 3 cells, the header 2: .* name every column"),
+        ("who,t,a\nx,0,1\n\ny,0", r"line 4 has 2 cells, the header 3: it was cut off"),
+        ("who;t;a\r\nx;0;1\r\ny;0\r\n", "line 3 has 2 cells"),
+        ("who,t,a\rx,0,1\ry,0\r", "line 3 has 2 cells"),
+        ('who,t,a\nx,0,1\n"y,0",1\n', "line 3 has 2 cells"),
+        ('who,t,a\n"x\n,",0,1\n"y",0\n', "line 4 has 2 cells"),
+        ("\n ,\nwho,t,a\nx,0,1\ny,0\n", "line 5 has 2 cells"),
+        ("who,t,a\n" + "x,0,1\n" * 400_000 + "y,0\n", "line 400002 has 2 cells"),
+        ('who,t,a\nx,0,1\n"' + "y" * 200_000, "field larger than field limit"),
+    ],
+)
+def test_a_row_of_other_cells_than_the_header_is_told_with_its_line(tmp_path, text, message):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode())
+    with pytest.raises(UserError, match=message):
+        columns.read_csv(path, text={"who"}.__contains__)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "who,t,a\nx,0,1\ny,1,2\n",
+        "who,t,a\nx,0,1\ny,1,2",
+        "who,t,a\n\nx,0,1\n\ny,1,2\n\n  \n",
+        "who,t,a\nx,0,1,\ny,1,2,\n",
+        "who,t,a,\nx,0,1\ny,1,2,\n",
+        'who,t,a\n"x",0,1\ny, "1",2\n',
+        "who,t,a\r\nx,0,1\r\ny,1,2\r\n",
+        "who,t,a\rx,0,1\ry,1,2\r",
+        "\ufeff\n , ,\nwho,t,a\nx,0,1\ny,1,2\n",
+    ],
+)
+def test_rows_may_be_quoted_and_end_in_a_separator_and_lines_may_be_blank(tmp_path, text):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.encode())
+    frame = columns.read_csv(path, text={"who"}.__contains__)
+    assert list(frame.columns) == ["who", "t", "a"]
+    assert frame.to_numpy().tolist() == [["x", 0, 1], ["y", 1, 2]]
+
+
+def test_a_quoted_cell_may_hold_separators_and_lines(tmp_path):
+    path = corpora.write(tmp_path / "x.csv", 'who,t\n"a,b",0\n"c\nd",1\ne,2\n')
+    frame = columns.read_csv(path, text={"who"}.__contains__)
+    assert frame["who"].tolist() == ["a,b", "c\nd", "e"]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["", "1", "a,b", "c\nd", "é"]), max_size=4), max_size=6),
+    st.sampled_from(["\n", "\r\n"]),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_row_is_refused_exactly_where_its_cells_are_too_many_or_few(tmp_path, rows, end):
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator=end).writerows([["x", "y", "z"], *rows])
+    fits = [len(row) == 3 or row[3:] == [""] for row in rows if row not in ([], [""])]
+    try:
+        columns.refuse_ragged(path, ["x", "y", "z"], skip=1)
+        refused = False
+    except UserError:
+        refused = True
+    assert refused == (not all(fits))
+
+
+def test_na_is_a_missing_number_and_somebodys_name(tmp_path):
+    text = "who,t,a\nNA,NA,-nan(ind)\nNone,,null\n,NaN,1\n"
+    path = corpora.write(tmp_path / "x.csv", text)
+    frame = columns.read_csv(path, text={"who"}.__contains__)
+    assert frame["who"].tolist()[:2] == ["NA", "None"]
+    assert frame.isna().to_numpy().tolist() == [[False, True, True]] * 2 + [[True, True, False]]
+
+
+def test_folders_are_no_files_and_suffixes_may_be_in_capitals(tmp_path):
+    (tmp_path / "P1.csv").mkdir()
+    for name in ("P1.csv/a.csv", "P2.CSV", "P3.txt"):
+        corpora.write(tmp_path / name, "")
+    found = columns.files_in(tmp_path, ".csv", pattern="**/*")
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["P1.csv/a.csv", "P2.CSV"]

@@ -24,8 +24,8 @@ def read(path: Path) -> pd.DataFrame:
     scipy's reader refuses string attributes, which every file of these corpora has.
 
     Raises:
-        UserError: the file cannot be read, lacks `@data` or rows, or a numeric attribute holds
-            something else than numbers.
+        UserError: the file cannot be read, lacks `@data` or rows, a row has more or fewer cells
+            than attributes, or a numeric attribute holds something else than numbers.
     """
     kinds: dict[str, str] = {}
     lines = 0
@@ -34,16 +34,16 @@ def read(path: Path) -> pd.DataFrame:
         if match := _ATTRIBUTE.match(line):
             kinds[match[1].strip("'\"")] = match[2].lower()
     names = list(kinds)
+    columns.refuse_ragged(path, names, skip=lines, quote="'", comment="%")
     frame = columns.parse_rows(
         path,
         skiprows=lines,
+        usecols=range(len(names)),
         comment="%",
         quotechar="'",
         na_values="?",
         dtype={index: str for index, name in enumerate(names) if kinds[name] not in _NUMERIC},
     )
-    if len(frame.columns) != len(names):
-        raise UserError(f"{path}: rows have {len(frame.columns)} cells, not {len(names)}")
     frame.columns = names
     numeric = [name for name in names if kinds[name] in _NUMERIC]
     frame[numeric] = columns.numbers(frame, numeric, path)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 import affect
 from affect.data import arff, columns, openface_csv, recola, timeline
@@ -25,6 +26,8 @@ _FILE = re.compile(
     r"(?P<subject>(?:train|dev|test)_\d+)(?:_(?P<window>\d+(?:\.\d+)?)_\d+(?:\.\d+)?)?"
 )
 _DIMENSIONS = ("arousal", "valence")
+_COMMON = 0.9
+"""Least share of the longer file's times that both dimensions' features must have in common."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _seconds(window_s: float | int | str | None) -> float | None:
 
 def _variant(folder: Path, window_s: float | None) -> dict[str, Path]:
     """A folder's files of one analysis window, by subject."""
-    paths = (path for path in sorted(folder.iterdir()) if path.suffix in {".arff", ".csv"})
+    paths = columns.files_in(folder, ".arff", ".csv")
     matches = [(match, path) for path in paths if (match := _FILE.fullmatch(path.stem))]
     windows = sorted({match["window"] for match, _ in matches if match["window"]}, key=float)
     if window_s is None and len(windows) > 1:
@@ -185,36 +188,43 @@ def _load(
     provenance: Provenance,
 ) -> Recording:
     track = _joined({part: _track(path) for part, path in faces.items()})
-    individual = {d: path for d, path in labels.items() if path.suffix == ".csv"}
+    gold = {d: path for d, path in labels.items() if path.suffix.lower() == ".arff"}
+    individual = {d: path for d, path in labels.items() if d not in gold}
     annotations, raters = recola.read_raters(individual)
-    annotations |= {d: _gold_standard(p) for d, p in labels.items() if p.suffix == ".arff"}
+    annotations |= {d: _gold_standard(path) for d, path in gold.items()}
     return timeline.assemble(place, track, annotations, provenance, raters=raters)
 
 
 def _track(path: Path) -> Track:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return openface_csv.read(path)
     return recola.read_features(path, recola.FEATURES["all"])
 
 
 def _joined(tracks: Mapping[str, Track]) -> Track:
-    """The features of all parts beside one another, on the first part's rows."""
-    first = next(iter(tracks.values()))
-    for track in tracks.values():
-        if not np.array_equal(track.time_s, first.time_s):
-            raise UserError(
-                f"{first.source} and {track.source} have different times: "
-                "choose one of the two folders with the option features"
-            )
+    """The features of all parts beside one another, at the times that all parts have."""
+    common = reduce(np.intersect1d, (track.time_s for track in tracks.values()))
+    if len(common) < _COMMON * max(len(track.time_s) for track in tracks.values()):
+        raise UserError(
+            f"{' and '.join(str(track.source) for track in tracks.values())} have different times: "
+            "choose one of the two folders with the option features"
+        )
+    taken = {part: _at(track, common) for part, track in tracks.items()}
     return replace(
-        first,
-        intensity=np.hstack([track.intensity for track in tracks.values()]),
+        next(iter(taken.values())),
+        intensity=np.hstack([track.intensity for track in taken.values()]),
         intensity_names=tuple(
             f"{name}@{part}" if part else name
-            for part, track in tracks.items()
+            for part, track in taken.items()
             for name in track.intensity_names
         ),
     )
+
+
+def _at(track: Track, time_s: Float64[np.ndarray, " K"]) -> Track:
+    """A track's rows at times that it holds."""
+    order = timeline.in_order(track.time_s, track.source)
+    return track.taken(order[np.searchsorted(track.time_s[order], time_s)])
 
 
 def _gold_standard(path: Path) -> Annotation:

@@ -46,7 +46,7 @@ def pending(
         UserError: there is no CSV, the pattern is wrong or does not match a file, or two files
             would be the same recording.
     """
-    paths = [source] if source.is_file() else sorted(source.rglob("*.csv"))
+    paths = [source] if source.is_file() else columns.files_in(source, ".csv", pattern="**/*")
     if not paths:
         raise UserError(f"{source} holds no *.csv of OpenFace's FeatureExtraction")
     places: dict[Place, Path] = {}

@@ -49,7 +49,7 @@ def pending(
     if features not in FEATURES:
         raise UserError(f"unknown features {features!r}: {suggestion(features, FEATURES)}")
     folder, suffix = (source / _VIDEO, ".arff") if openface is None else (Path(openface), ".csv")
-    paths = sorted(folder.glob("*" + suffix))
+    paths = columns.files_in(folder, suffix)
     if not paths:
         raise UserError(f"no features of RECOLA's participants: looked for P16{suffix} in {folder}")
     if not (source / _RATINGS).is_dir():
@@ -72,7 +72,8 @@ def rating_files(folder: Path, stem: str) -> dict[str, Path]:
     return {
         path.parent.name: path
         for suffix in (".csv", ".arff")
-        for path in sorted(folder.glob(f"*/{stem}{suffix}"))
+        for path in columns.files_in(folder, suffix, pattern="*/*")
+        if path.stem == stem
     }
 
 
@@ -139,6 +140,7 @@ def _load(
     keep: re.Pattern[str],
     provenance: Provenance,
 ) -> Recording:
-    track = read_features(path, keep) if path.suffix == ".arff" else openface_csv.read(path)
+    faces = path.suffix.lower() == ".arff"
+    track = read_features(path, keep) if faces else openface_csv.read(path)
     annotations, raters = read_raters(ratings)
     return timeline.assemble(place, track, annotations, provenance, raters=raters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -12,7 +13,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
-from pyarrow import parquet
+from pyarrow import ArrowException, parquet
 
 import affect
 from affect.data import columns, timeline
@@ -59,15 +60,16 @@ def pending(source: Path, *, schema: str | Path | None = None) -> Iterator[Pendi
     """The recordings of a table, or of each table in a folder.
 
     A table's identifiers are read here. Its other columns are parsed once, when the first of its
-    recordings is loaded, and kept until a recording of another table is.
+    recordings is loaded, and kept until a recording of another table is. Of several tables, a
+    broken one fails with its recordings, or as a whole where its identifiers cannot be read.
 
     Args:
         source: a CSV or Parquet file, or a folder of them.
         schema: the YAML file that says what the columns mean; it must be given.
 
     Raises:
-        UserError: the schema or a table breaks the rules of `Schema`, two files hold the same
-            recording, or the table of labels knows none of the recordings.
+        UserError: the schema or the only table breaks the rules of `Schema`, two files hold the
+            same recording, or the table of labels knows none of the recordings.
     """
     if schema is None:
         raise UserError("a table needs a schema of its columns: give the option schema=FILE.yaml")
@@ -80,11 +82,20 @@ def pending(source: Path, *, schema: str | Path | None = None) -> Iterator[Pendi
     labels = _label_groups(layout, label_paths, raters)
     read = lru_cache(maxsize=1)(_content)
     origin: dict[Place, Path] = {}
-    for path in _tables(source):
-        table = Table(path, layout, _features(path, layout), raters)
-        digest = sha256_of(path, *label_paths)
+    paths, broken = _tables(source), False
+    for path in paths:
+        try:
+            table = Table(path, layout, _features(path, layout), raters)
+            places = _places(path, layout)
+            digest = sha256_of(path, *label_paths)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            broken = True
+            yield from _failing(path, layout, error)
+            continue
         provenance = Provenance("import-table", affect.__version__, digest, parameters=parameters)
-        for place in _places(table):
+        for place in places:
             if place in origin:
                 raise UserError(
                     f"{origin[place]} and {path} both hold recording {place.name!r} of "
@@ -93,25 +104,46 @@ def pending(source: Path, *, schema: str | Path | None = None) -> Iterator[Pendi
             origin[place] = path
             load = partial(_load, read, table, place, labels.get(place, {}), provenance)
             yield Pending(*place, provenance, load)
-    if layout.labels and not labels.keys() & origin.keys():
+    if layout.labels and not broken and not labels.keys() & origin.keys():
         raise UserError(
             f"{label_paths[0]} labels none of the recordings: its first is "
             f"{'/'.join(min(labels))}, the features' first is {'/'.join(min(origin))}"
         )
 
 
+def _failing(path: Path, schema: Schema, error: UserError) -> Iterator[Pending]:
+    """A broken table's recordings, or the file itself where they cannot be known."""
+
+    def load() -> Recording:
+        raise error
+
+    try:
+        places = _places(path, schema)
+    except UserError:
+        places = [Place(schema.corpus, path.stem, path.name)]
+    for place in places:
+        yield Pending(*place, Provenance("import-table", affect.__version__, ""), load)
+
+
 def _features(path: Path, schema: Schema) -> tuple[str, ...]:
     """The columns that are features; refuses a table that lacks a column of the schema."""
     available = _available(path)
-    features = [name for pattern in schema.features for name in _matching(pattern, available, path)]
+    taken = _needed(schema) | set(schema.labels.labelled if schema.labels else [])
+    free = [name for name in available if name not in taken]
+    features: list[str] = []
+    for pattern in schema.features:
+        exact = [pattern] if pattern in available else []
+        matching = exact or [name for name in free if fnmatchcase(name, pattern)]
+        _require([] if matching else [pattern], free, path)
+        features += matching
     _require(schema.rename, features, path)
     _require(_needed(schema) - {STEM}, available, path)
     return tuple(dict.fromkeys(features))
 
 
-def _places(table: Table) -> list[Place]:
-    frame = _read(table.path, table.schema.keys, table.schema.keys).drop_duplicates()
-    return [place for place, _ in _groups(frame, table.schema.keys, table.schema.corpus)]
+def _places(path: Path, schema: Schema) -> list[Place]:
+    frame = _read(path, schema.keys, schema.keys).drop_duplicates()
+    return [place for place, _ in _groups(frame, schema.keys, schema.corpus)]
 
 
 def _content(table: Table) -> Content:
@@ -125,8 +157,9 @@ def _content(table: Table) -> Content:
 
 
 def _tables(source: Path) -> list[Path]:
-    paths = [source] if source.is_file() else sorted(source.rglob("*"))
-    tables = [path for path in paths if path.suffix in _SUFFIXES]
+    if source.is_file() and source.suffix.lower() in _SUFFIXES:
+        return [source]
+    tables = columns.files_in(source, *_SUFFIXES, pattern="**/*")
     if not tables:
         raise UserError(f"{source} holds no table: looked for {' or '.join(_SUFFIXES)}")
     return tables
@@ -134,19 +167,19 @@ def _tables(source: Path) -> list[Path]:
 
 def _available(path: Path) -> list[str]:
     """The names of a file's columns."""
-    if path.suffix == ".csv":
-        return columns.header(path)
-    try:
+    if path.suffix.lower() == ".csv":
+        return columns.header(path).names
+    with _parquet_errors(path):
         return parquet.read_schema(path).names
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    """Tells what pyarrow raises where a file is missing, damaged or none of Parquet's."""
+    try:
+        yield
+    except (OSError, ValueError, ArrowException) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-
-
-def _matching(pattern: str, available: Sequence[str], path: Path) -> list[str]:
-    names = [name for name in available if fnmatchcase(name, pattern)]
-    if not names:
-        _require([pattern], available, path)
-    return names
 
 
 def _require(names: Iterable[str], available: Sequence[str], path: Path) -> None:
@@ -177,10 +210,13 @@ def _read(path: Path, wanted: Collection[str], identifiers: Collection[str]) -> 
     # One column must be read even where none is wanted: it says how many rows there are.
     chosen = set(wanted) - stem or {available[0]}
     _require(sorted(chosen), available, path)
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         frame = columns.read_csv(path, chosen.__contains__, identifiers.__contains__)
     else:
-        frame = pd.read_parquet(path, columns=sorted(chosen))
+        # Without pandas' metadata, an index is a column like others.
+        with _parquet_errors(path):
+            content = parquet.read_table(path, columns=sorted(chosen))
+            frame = content.to_pandas(ignore_metadata=True)
     if frame.empty:
         raise UserError(f"{path} has no rows")
     frame = frame.assign(**dict.fromkeys(stem, path.stem))
@@ -188,7 +224,14 @@ def _read(path: Path, wanted: Collection[str], identifiers: Collection[str]) -> 
         missing = int(frame.loc[:, name].isna().sum())
         if missing:
             raise UserError(f"{path}: column {name!r} is empty in {missing} rows: fill it")
-    return frame.astype(dict.fromkeys(identifiers, str))
+    return frame.assign(**{name: _as_text(frame.loc[:, name]) for name in identifiers})
+
+
+def _as_text(cells: pd.Series) -> pd.Series:
+    """Identifiers as text; whole numbers without a decimal point, however they are stored."""
+    if cells.dtype.kind == "f" and bool((cells % 1 == 0).all()):
+        cells = cells.astype(np.int64)
+    return cells.astype(str)
 
 
 def _groups(

@@ -94,7 +94,7 @@ class Schema(Rows):
 
     Attributes:
         corpus: the corpus's name in the cache.
-        features: columns, or patterns such as `AU*`.
+        features: columns, or patterns such as `AU*`, which match no column that is named elsewhere.
         rename: by column, the feature's name in the recording, where it differs.
         success: column that is above 0 where a face was tracked.
         confidence: column of the tracker's confidence, 0 to 1.
@@ -122,6 +122,9 @@ def read_schema(path: Path) -> Schema:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     schema = _section(Schema, content, str(path))
+    both = set(schema.features) & set(schema.labelled)
+    if both:
+        raise UserError(f"{path}: {min(both)!r} is both a feature and an annotation: keep one")
     if schema.labels:
         twice = schema.annotations.keys() & schema.labels.annotations.keys()
         if twice:

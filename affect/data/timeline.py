@@ -7,7 +7,7 @@ leaves out stand without a face. Annotations of another rate are interpolated li
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,11 @@ from affect.recording import Provenance, Recording
 _ROUNDING = 1e-6
 _SPARSEST = 1000
 """Frames a row beyond which a gap is a mistake in the times."""
+_REPEATED = 3
+"""Times in a row that may stand twice: more are a second recording's, not a slip of the clock."""
+_SLOWEST_HZ = 0.1
+_LONGEST_S = 12 * 3600
+"""Frames this far apart for half a day are those of a video, with its time in milliseconds."""
 
 
 class Place(NamedTuple):
@@ -54,6 +59,12 @@ class Track:
     presence: UInt8[np.ndarray, "T P"] | None = None
     presence_names: tuple[str, ...] = ()
 
+    def taken(self, rows: Int[np.ndarray, " K"]) -> Track:
+        """The track with these rows alone, in their order."""
+        by_row = ("time_s", "intensity", "success", "confidence", "presence")
+        given = {name: getattr(self, name) for name in by_row}
+        return replace(self, **{n: v[rows] for n, v in given.items() if v is not None})
+
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
@@ -70,9 +81,28 @@ class Annotation:
     values: Float64[np.ndarray, "*R L"]
 
 
-def in_order(time_s: Float64[np.ndarray, " T"]) -> Int[np.ndarray, " K"]:
-    """Rows in the order of time, each time once: of rows that share one, the file's first stays."""
-    return np.unique(time_s, return_index=True)[1]
+def in_order(time_s: Float64[np.ndarray, " T"], source: Path) -> Int[np.ndarray, " K"]:
+    """Rows in the order of time, each time once: of rows that share one, the file's first stays.
+
+    Args:
+        time_s: seconds, finite.
+        source: the file, for messages.
+
+    Raises:
+        UserError: more than three times in a row stand twice, as where a second recording begins
+            at 0 again.
+    """
+    times, order, counts = np.unique(time_s, return_index=True, return_counts=True)
+    twice = np.concatenate([[0], np.cumsum(counts > 1)])
+    stretch = _REPEATED + 1
+    starts = np.flatnonzero(twice[stretch:] - twice[:-stretch] == stretch)
+    if len(starts):
+        raise UserError(
+            f"{source}: times repeat from {times[starts[0]]:g} s on: give each frame a time of its "
+            "own, or part two recordings (in a table: name a column with the schema's key "
+            "recording)"
+        )
+    return order
 
 
 def rate_of(time_s: Float64[np.ndarray, " T"]) -> float:
@@ -80,13 +110,14 @@ def rate_of(time_s: Float64[np.ndarray, " T"]) -> float:
 
     The typical step is the mean of the steps within half a median step of the median. Times
     rounded to milliseconds make the median itself wrong by up to 1 % at 30 frames/s; the mean of
-    many rounded steps is not, and gaps stay out of it.
+    many rounded steps is not, and gaps stay out of it. Of two steps in the middle the lower is the
+    median: half their sum may be like no step at all.
 
     Args:
         time_s: seconds, strictly increasing, two at least.
     """
     steps = np.diff(time_s)
-    median = np.median(steps)
+    median = np.quantile(steps, 0.5, method="lower")
     typical = steps[np.abs(steps - median) <= median / 2]
     return float(np.round(1 / typical.mean(), 6))
 
@@ -161,20 +192,16 @@ def assemble(
         rate_hz: frames a second; inferred from the times where it is None.
 
     Raises:
-        UserError: the track has no face, too few rows for a rate, or the labels of a dimension
-            lie outside its time span.
+        UserError: the track has no face or too few rows for a rate, its times repeat or are no
+            seconds, or the labels of a dimension are on another clock.
     """
-    order = in_order(track.time_s)
+    order = in_order(track.time_s, track.source)
     time_s = track.time_s[order]
     if rate_hz is None:
         if len(order) < 2:  # noqa: PLR2004 - a step needs two times
             raise UserError(f"{track.source}: it takes two frames to infer a rate: give more")
         rate_hz = rate_of(time_s)
-    if np.ptp(time_s) * rate_hz > _SPARSEST * len(order):
-        raise UserError(
-            f"{track.source}: {len(order)} rows span {np.ptp(time_s):g} s at {rate_hz:g} frames a "
-            "second: give times in seconds"
-        )
+        _refuse_other_units(time_s, rate_hz, track.source)
     rows, time_s = without_gaps(time_s, rate_hz)
     order, filled = order[rows], np.diff(rows, prepend=-1) == 0
     success = np.any(np.isfinite(track.intensity[order]), axis=1) & ~filled
@@ -205,16 +232,44 @@ def assemble(
     )
 
 
+def _refuse_other_units(time_s: Float64[np.ndarray, " T"], rate_hz: float, source: Path) -> None:
+    """Refuse times that are no seconds: next to no rows in them, or hardly any for half a day."""
+    span_s = np.ptp(time_s)
+    sparse = span_s * rate_hz > _SPARSEST * len(time_s)
+    if sparse or (rate_hz < _SLOWEST_HZ and span_s > _LONGEST_S):
+        raise UserError(
+            f"{source}: {len(time_s)} rows span {span_s:g} s at {rate_hz:g} frames a second: "
+            "give times in seconds (a table may give rate_hz instead)"
+        )
+
+
 def _on_clock(
     labels: Annotation, dimension: str, clock_s: Float64[np.ndarray, " T"], rate_hz: float
 ) -> Float[np.ndarray, "*R T"]:
-    order = in_order(labels.time_s)
+    order = in_order(labels.time_s, labels.source)
     time_s = labels.time_s[order]
-    period_s = 1 / (rate_of(time_s) if len(time_s) > 1 else rate_hz)
-    if time_s[0] - period_s > clock_s[-1] or time_s[-1] + period_s < clock_s[0]:
+    if not _share_a_clock(time_s, clock_s):
         raise UserError(
-            f"{labels.source}: {dimension} labels from {time_s[0]:g} to {time_s[-1]:g} s lie "
-            f"outside the features' time, {clock_s[0]:g} to {clock_s[-1]:g} s: "
-            "give both the same clock"
+            f"{labels.source}: {dimension} labels from {time_s[0]:g} to {time_s[-1]:g} s do not "
+            f"fit the features' time, {clock_s[0]:g} to {clock_s[-1]:g} s: "
+            "give both the same clock, in seconds"
         )
-    return resample(labels.values[..., order], time_s, clock_s, period_s)
+    period_s = 1 / (rate_of(time_s) if len(time_s) > 1 else rate_hz)
+    found = resample(labels.values[..., order], time_s, clock_s, period_s)
+    if np.isfinite(labels.values).any() and not np.isfinite(found).any():
+        raise UserError(
+            f"{labels.source}: no frame lies near a label of {dimension}, or only near a missing "
+            "one: give labels and features the same clock"
+        )
+    return found
+
+
+def _share_a_clock(labels_s: Float64[np.ndarray, " L"], clock_s: Float64[np.ndarray, " T"]) -> bool:
+    """Whether labels and features share half of the shorter's time, and a twentieth of the labels'.
+
+    Labels may be of a part of the features, and features of a part of the labels. In milliseconds,
+    labels would hold a thousandth of their time in common with features in seconds.
+    """
+    shared_s = min(labels_s[-1], clock_s[-1]) - max(labels_s[0], clock_s[0])
+    span_s = np.ptp(labels_s)
+    return bool(shared_s >= max(min(span_s, np.ptp(clock_s)) / 2, span_s / 20))
