@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float64
 import affect
 from affect.data import columns, timeline
 from affect.data.importing import Pending, sha256_of
+from affect.data.naming import places_of
 from affect.data.timeline import Place, Track
 from affect.errors import UserError
 from affect.recording import Provenance, Recording
@@ -37,10 +38,7 @@ def pending(
     Args:
         source: a CSV, or a folder that is searched with its subfolders.
         corpus: the corpus's name in the cache.
-        pattern: regular expression with a group `subject` and, if wanted, `recording`; it must
-            match a file's whole path below the source, without suffix and with `/`. By default
-            the subject is the folder that the file lies in, or, directly in the source, the file
-            name; the recording is the file name.
+        pattern: see `naming.places_of`.
 
     Raises:
         UserError: there is no CSV, the pattern is wrong or does not match a file, or two files
@@ -49,17 +47,7 @@ def pending(
     paths = [source] if source.is_file() else columns.files_in(source, ".csv", pattern="**/*")
     if not paths:
         raise UserError(f"{source} holds no *.csv of OpenFace's FeatureExtraction")
-    places: dict[Place, Path] = {}
-    for path in paths:
-        relative = Path(path.name) if path == source else path.relative_to(source)
-        place = Place(corpus, *_names(relative.with_suffix(""), _compiled(pattern)))
-        if place in places:
-            raise UserError(
-                f"{places[place]} and {path} are both recording {place.name!r} of "
-                f"{place.subject!r}: "
-                "tell them apart with the option pattern"
-            )
-        places[place] = path
+    places = places_of(paths, source, corpus, pattern)
     for place, path in places.items():
         provenance = Provenance("import-openface-csv", affect.__version__, sha256_of(path))
         yield Pending(*place, provenance, partial(_load, place, path, provenance))
@@ -94,28 +82,6 @@ def read(path: Path) -> Track:
 
 def _load(place: Place, path: Path, provenance: Provenance) -> Recording:
     return timeline.assemble(place, read(path), {}, provenance)
-
-
-def _compiled(pattern: str | None) -> re.Pattern[str] | None:
-    if pattern is None:
-        return None
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"pattern {pattern!r} is no regular expression: {error}") from error
-    if "subject" not in compiled.groupindex:
-        raise UserError(f"pattern {pattern!r} has no group (?P<subject>...)")
-    return compiled
-
-
-def _names(relative: Path, pattern: re.Pattern[str] | None) -> tuple[str, str]:
-    """Subject and recording of a file, from its path below the source without suffix."""
-    if pattern is None:
-        return relative.parent.name or relative.name, relative.name
-    match = pattern.fullmatch(relative.as_posix())
-    if match is None:
-        raise UserError(f"pattern {pattern.pattern!r} does not match {relative.as_posix()!r}")
-    return match["subject"], match.groupdict().get("recording") or relative.name
 
 
 def _main_face(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
