@@ -180,6 +180,59 @@ def _import(options: argparse.Namespace) -> Result:
     return _import_into(options, list(importing.find(options.format, options.source, chosen)))
 
 
+def _configure_extract(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", type=_path, nargs="+", help="files, or folders of videos")
+    _add_cache(parser)
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help="openface, geometry, or auto: openface where its folder is known",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("largest", "all"),
+        default="largest",
+        help="the largest face, or all: a recording each",
+    )
+    parser.add_argument("--corpus", default="videos", help="its name in the cache")
+    parser.add_argument(
+        "--pattern", help="regular expression with groups subject and recording, of a video's path"
+    )
+    parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th video")
+
+
+def _extract(options: argparse.Namespace) -> Result:
+    from affect.extraction import command
+
+    outcomes = command.run(
+        options.videos,
+        options.cache,
+        backend=options.backend,
+        device=options.device,
+        openface_home=options.openface_home,
+        faces=options.faces,
+        corpus=options.corpus,
+        pattern=options.pattern,
+        shard=options.shard,
+        force=options.force,
+    )
+    summary = command.summary(outcomes)
+    for outcome in outcomes:
+        if outcome.error:
+            _complain(outcome.error)
+    if summary["failed"]:
+        raise UserError(
+            f"{summary['failed']} of {summary['videos']} videos failed "
+            f"(the others are in {options.cache})"
+        )
+    rows = [(name.replace("_", " "), f"{value:,}") for name, value in summary.items()]
+    return Result(_table(("", "count"), rows), {"cache": str(options.cache), **summary})
+
+
 def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:
     from tqdm import tqdm
 
@@ -378,6 +431,7 @@ def _configure_cache(parser: argparse.ArgumentParser) -> None:
 COMMANDS: Mapping[str, Command] = {
     "synth": Command("a synthetic corpus with RECOLA's shape", _configure_synth, _synth),
     "import": Command("a corpus on disk to a cache of recordings", _configure_import, _import),
+    "extract": Command("videos to a cache of recordings", _configure_extract, _extract),
     "info": Command("what a cache holds", _configure_cache, _info),
     "verify": Command("every checksum and invariant of a cache", _configure_cache, _verify),
     "fit": Command("train, validate and test an experiment", _configure_fit, _fit, True),

@@ -25,12 +25,13 @@ from affect.config import (
 )
 from affect.config import TrainerConfig as Trainer
 from affect.data.corpus import entries_of
+from affect.devices import device_of
 from affect.errors import UserError
 from affect.models import MODELS
 from affect.report import figures
 from affect.training import run as runs
 from affect.training.fit import fit
-from affect.training.inference import device_of, predict_cache, score_run
+from affect.training.inference import predict_cache, score_run
 from affect.training.module import AffectModule
 from tests import builders
 

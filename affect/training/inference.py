@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from affect import store
 from affect.data.corpus import entries_of
 from affect.data.datamodule import evaluation_dataset
 from affect.data.preparation import SeriesCache
 from affect.data.splits import refuse_missing
+from affect.devices import device_of
 from affect.errors import UserError
 from affect.files import whole_file
 from affect.prediction import Prediction
@@ -133,19 +133,3 @@ def _rows(item: Prediction) -> pd.DataFrame:
     columns = dict(zip(item.dimensions, item.prediction.T, strict=True))
     place = {"corpus": item.corpus, "subject": item.subject, "recording": item.name}
     return pd.DataFrame({**place, "time_s": item.time_s.round(6), **columns})
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name; `auto` is the GPU where there is one.
-
-    Raises:
-        UserError: it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"no device {name!r} here: choose auto or cpu") from error
-    return device

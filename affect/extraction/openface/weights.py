@@ -98,16 +98,22 @@ def home_of(given: Path | None) -> Path:
     Raises:
         UserError: neither names a folder.
     """
-    named = given or os.environ.get(HOME_VARIABLE)
-    if not named:
+    named = given or home_in_environment()
+    if named is None:
         raise UserError(
             "the openface backend needs OpenFace's model files: give --openface-home, or export "
             f"{HOME_VARIABLE}=... ({LICENCE})"
         )
-    folder = Path(named).expanduser()
+    folder = named.expanduser()
     if not folder.is_dir():
         raise UserError(f"no OpenFace folder at {folder}: give one with --openface-home")
     return folder
+
+
+def home_in_environment() -> Path | None:
+    """The folder that OPENFACE_HOME names; None where it is unset or empty."""
+    named = os.environ.get(HOME_VARIABLE)
+    return Path(named) if named else None
 
 
 def load(home: Path, *, still: bool = False, verify: bool = True) -> OpenFaceWeights:

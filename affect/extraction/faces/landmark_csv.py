@@ -1,0 +1,76 @@
+"""Landmarks from OpenFace's CSV beside a video, instead of the packaged networks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from affect.data import columns
+from affect.errors import UserError
+from affect.extraction.faces.landmarks import POINTS
+from affect.extraction.faces.tracker import TrackedFace
+from affect.extraction.video import FrameBatch
+
+_COLUMN = re.compile(r"[xy]_\d+|success|confidence|face_id")
+
+
+def csv_beside(video: Path) -> Path | None:
+    """The CSV of a video's name in its folder, where it holds 68 landmarks.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = video.with_suffix(".csv")
+    if not path.is_file():
+        return None
+    names = columns.header(path).names
+    return path if {"x_0", f"x_{POINTS - 1}", f"y_{POINTS - 1}"} <= set(names) else None
+
+
+class CsvLandmarks:
+    """The one face of a CSV of FeatureExtraction, a row a frame.
+
+    Args:
+        path: the CSV.
+
+    Raises:
+        UserError: it cannot be read, lacks a point, or holds several faces.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        frame = columns.read_csv(path, lambda name: bool(_COLUMN.fullmatch(name)))
+        if "face_id" in frame and len(np.unique(frame.loc[:, "face_id"])) > 1:
+            raise UserError(f"{path} holds several faces: give one CSV a face")
+        points = [f"{axis}_{point}" for axis in "xy" for point in range(POINTS)]
+        missing = [name for name in (*points, "success", "confidence") if name not in frame]
+        if missing:
+            raise UserError(
+                f"{path} has no column {missing[0]!r}: run FeatureExtraction with -2Dfp"
+            )
+        values = columns.numbers(frame, points, path).reshape(-1, 2, POINTS)
+        self._landmarks = torch.from_numpy(values).transpose(1, 2)
+        tracked = columns.numbers(frame, ["success", "confidence"], path)
+        self._success = torch.from_numpy(tracked[:, 0] > 0)
+        self._confidence = torch.from_numpy(tracked[:, 1].clip(0, 1)).float()
+        self._next = 0
+
+    def track(self, batch: FrameBatch) -> dict[int, TrackedFace]:
+        """The face in the next frames.
+
+        Raises:
+            UserError: the CSV has fewer rows than the video has frames.
+        """
+        rows = slice(self._next, self._next + len(batch.time_s))
+        self._next = rows.stop
+        if rows.stop > len(self._success):
+            raise UserError(
+                f"{self._path} has {len(self._success)} rows, its video more frames: run "
+                "FeatureExtraction on this video again, or move the CSV away"
+            )
+        success = self._success[rows] & torch.from_numpy(batch.decoded.astype(np.bool_))
+        face = TrackedFace(self._landmarks[rows], success, self._confidence[rows] * success)
+        return {0: face}

@@ -1,0 +1,216 @@
+"""From frames to the landmarks of each face, followed from batch to batch.
+
+The detector looks at some frames of a batch; where two neighbouring looks differ, at all frames
+between. Between two looks a face's region moves evenly, so that a jump of the detector cannot pass
+for a movement of the face, and every frame's landmarks are read in its own region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from affect.extraction.faces.boxes import overlaps
+from affect.extraction.faces.detector import FaceDetector
+from affect.extraction.faces.landmarks import POINTS, LandmarkNet
+from affect.extraction.faces.regions import around_boxes, around_landmarks, interpolated
+from affect.extraction.video import FrameBatch
+
+Faces = Literal["largest", "all"]
+
+EVERY = 8
+"""Frames from one look of the detector to the next."""
+
+_SAME_FACE = 0.3
+"""Least overlap of a face's box with the one before."""
+_FORGOTTEN_S = 2.0
+"""A face that returns later than this is a new one."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedFace:
+    """One face in the N frames of a batch.
+
+    Attributes:
+        landmarks: x and y in pixels; NaN where there is no face.
+        success: whether the face is there.
+        confidence: 0 to 1; 0 where there is no face.
+    """
+
+    landmarks: Float[Tensor, "N 68 2"]
+    success: Bool[Tensor, " N"]
+    confidence: Float[Tensor, " N"]
+
+
+@runtime_checkable
+class LandmarkSource(Protocol):
+    """Finds the faces of one video, batch by batch."""
+
+    def track(self, batch: FrameBatch) -> dict[int, TrackedFace]:
+        """The faces of the next frames by their number in the video."""
+        ...
+
+
+@dataclass(eq=False)
+class _Seen:
+    """A face's latest box, and when it was there."""
+
+    box: Tensor
+    time_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Sighting:
+    """A face in one frame of a batch."""
+
+    frame: int
+    box: Tensor
+    score: float
+
+
+class FaceTracker:
+    """Follows the faces of one video with the packaged networks.
+
+    Args:
+        detector: on the device to work on.
+        network: on the same device.
+        faces: `largest` follows the face that was largest when it was found; `all` follows each.
+        every: frames from one look of the detector to the next.
+    """
+
+    def __init__(
+        self, detector: FaceDetector, network: LandmarkNet, faces: Faces, every: int = EVERY
+    ) -> None:
+        self._detector = detector
+        self._network = network
+        self._faces = faces
+        self._every = every
+        self._known: dict[int, _Seen] = {}
+        self._numbers = 0
+
+    @torch.inference_mode()
+    def track(self, batch: FrameBatch) -> dict[int, TrackedFace]:
+        """The faces of the next frames by their number in the video."""
+        pixels = batch.pixels.to(self._detector.mean.device)
+        found = self._look(pixels, batch.decoded)
+        sightings: dict[int, list[_Sighting]] = {}
+        for frame in sorted(found):
+            boxes, scores = found[frame]
+            for row, number in self._numbered(boxes, float(batch.time_s[frame])):
+                sighting = _Sighting(frame, boxes[row], float(scores[row]))
+                sightings.setdefault(number, []).append(sighting)
+        looked = sorted(found)
+        return {
+            number: self._face(pixels, seen, looked, batch.decoded)
+            for number, seen in sightings.items()
+        }
+
+    def _look(
+        self, pixels: Tensor, decoded: Bool[np.ndarray, " N"]
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """Boxes and scores of every frame that was looked at."""
+        count = len(pixels)
+        looks = [*range(0, count - 1, self._every), count - 1]
+        found = self._detected(pixels, looks)
+        between = [
+            frame
+            for before, after in pairwise(looks)
+            if len(found[before][1]) != len(found[after][1])
+            for frame in range(before + 1, after)
+        ]
+        # what could not be decoded parts its neighbours, which are looked at as the ends of theirs
+        lost = np.flatnonzero(~decoded)
+        beside = {int(frame) for frame in (*(lost - 1), *(lost + 1)) if 0 <= frame < count}
+        more = sorted({*between, *beside, *map(int, lost)} - found.keys())
+        return found | self._detected(pixels, more)
+
+    def _detected(self, pixels: Tensor, frames: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
+        if not frames:
+            return {}
+        faces = self._detector(pixels[list(frames)], every_size=self._faces == "all")
+        boxes, scores, places = faces.boxes.cpu(), faces.scores.cpu(), faces.frames.cpu()
+        return {
+            frame: (boxes[places == index], scores[places == index])
+            for index, frame in enumerate(frames)
+        }
+
+    def _numbered(self, boxes: Tensor, time_s: float) -> list[tuple[int, int]]:
+        """The row and the number of each face that is followed in a frame."""
+        if not len(boxes):
+            return []
+        known = {
+            number: seen
+            for number, seen in self._known.items()
+            if time_s - seen.time_s <= _FORGOTTEN_S
+        }
+        pairs = _matched(boxes, known)
+        if self._faces == "largest":
+            pairs = pairs[:1] or [(_largest(boxes), 0)]
+        else:
+            taken = {row for row, _ in pairs}
+            pairs += [(row, self._new()) for row in range(len(boxes)) if row not in taken]
+        for row, number in pairs:
+            self._known[number] = _Seen(boxes[row], time_s)
+        return pairs
+
+    def _new(self) -> int:
+        self._numbers += 1
+        return self._numbers - 1
+
+    def _face(
+        self,
+        pixels: Tensor,
+        seen: Sequence[_Sighting],
+        looked: Sequence[int],
+        decoded: Bool[np.ndarray, " N"],
+    ) -> TrackedFace:
+        device = pixels.device
+        at = torch.tensor([sighting.frame for sighting in seen], device=device)
+        boxes = torch.stack([sighting.box for sighting in seen]).to(device)
+        first = self._network.in_regions(pixels, around_boxes(boxes), at, flip=False)
+        there = sorted(set(_covered(at.tolist(), looked)) & set(np.flatnonzero(decoded).tolist()))
+        frames = torch.tensor(there, dtype=torch.int64, device=device)
+        landmarks = torch.full((len(pixels), POINTS, 2), torch.nan, device=device)
+        if there:
+            regions = interpolated(around_landmarks(first), at, frames)
+            landmarks[frames] = self._network.in_regions(pixels, regions, frames)
+        success = torch.zeros(len(pixels), dtype=torch.bool, device=device)
+        success[frames] = True
+        scores = np.interp(np.arange(len(pixels)), at.tolist(), [item.score for item in seen])
+        confidence = torch.from_numpy(scores).float().to(device) * success
+        return TrackedFace(landmarks, success, confidence)
+
+
+def _covered(present: Sequence[int], looked: Sequence[int]) -> Iterable[int]:
+    """Frames in which a face was seen, and those between neighbouring looks that both saw it."""
+    yield from present
+    seen = set(present)
+    for before, after in pairwise(looked):
+        if before in seen and after in seen:
+            yield from range(before + 1, after)
+
+
+def _matched(boxes: Tensor, known: dict[int, _Seen]) -> list[tuple[int, int]]:
+    """Rows and numbers of boxes that continue known faces, the greatest overlap first."""
+    if not known:
+        return []
+    numbers = list(known)
+    shared = overlaps(boxes, torch.stack([known[number].box for number in numbers]))
+    pairs = []
+    while float(shared.max()) > _SAME_FACE:
+        row, column = divmod(int(shared.argmax()), shared.shape[1])
+        pairs.append((row, numbers[column]))
+        shared[row], shared[:, column] = 0, 0
+    return pairs
+
+
+def _largest(boxes: Tensor) -> int:
+    extent = boxes[:, 2:] - boxes[:, :2]
+    return int(extent.prod(1).argmax())
