@@ -335,6 +335,8 @@ def _fit(options: argparse.Namespace) -> Result:
     from affect.training import run as runs
     from affect.training.fit import fit
 
+    if options.resume is None and not options.experiment_arguments:
+        raise UserError("fit needs an experiment: give -c EXPERIMENT.yaml, or --resume RUN")
     if options.resume is None:
         resumed, experiment = None, config.parse(options.experiment_arguments)
     else:

@@ -399,6 +399,7 @@ def _explained(error: Exception) -> str:
     unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     if unknown:
         return _nearest(f"{unknown[1]}.{unknown[2]}")
+    text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     unknown = re.search(r"(?:unrecognized arguments: --|Key '|Option ')([\w.]+)", text)
     return _nearest(unknown[1]) if unknown else text
 

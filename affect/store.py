@@ -243,7 +243,8 @@ def _header(path: Path) -> dict[str, Any]:
         version = header["affect"]
     except (ValueError, TypeError, KeyError):
         raise RecordingError(
-            f"{path} is not a recording of affect (truncated or foreign): {_AGAIN}"
+            f"{path} is not a recording of affect (truncated, or another kind of file): "
+            "name a cache, or take the file out of it"
         ) from None
     if version != SCHEMA_VERSION:
         raise RecordingError(f"{path} has schema version {version}, not {SCHEMA_VERSION}: {_AGAIN}")

@@ -361,12 +361,12 @@ CASES: list[Case] = [
     (
         "fit on a foreign HDF5 file",
         with_broken_file(replace_by_foreign),
-        ("AT/cache/toy/P0/1.h5 is not a recording", "remove it and import it again"),
+        ("AT/cache/toy/P0/1.h5 is not a recording", "name a cache, or take the file out of it"),
     ),
     (
         "verify of a foreign HDF5 file",
         verified(with_broken_file(replace_by_foreign)),
-        ("AT/cache/toy/P0/1.h5 is not a recording", "remove it and import it again"),
+        ("AT/cache/toy/P0/1.h5 is not a recording", "name a cache, or take the file out of it"),
     ),
     (
         "fit on another schema version",

@@ -199,6 +199,12 @@ def test_every_key_is_listed(capsys):
     assert "share of subjects for validation" in out
 
 
+def test_fit_without_an_experiment_is_told(capsys):
+    status, _, err = run(capsys, "fit")
+    assert status == 2
+    assert "fit needs an experiment: give -c" in err
+
+
 def test_resume_takes_no_other_flag(capsys, a_run):
     status, _, err = run(capsys, "fit", "--resume", a_run, "--seed=4")
     assert status == 2
@@ -206,9 +212,11 @@ def test_resume_takes_no_other_flag(capsys, a_run):
 
 
 def test_a_finished_run_resumes_to_itself(capsys, a_run):
+    folder = sorted(path.stat().st_mtime_ns for path in a_run.rglob("*"))
     before = json.loads((a_run / "run.json").read_text())["metrics"]
     result = json.loads(run(capsys, "fit", "--resume", a_run, "--json")[1])
     assert {key: result[key] for key in before} == before
+    assert sorted(path.stat().st_mtime_ns for path in a_run.rglob("*")) == folder
 
 
 def test_a_defect_is_told_with_status_1(capsys, monkeypatch):

@@ -95,6 +95,7 @@ def test_a_run_folder_holds_what_the_design_says(finished):
     assert record["wall_time_s"] > 0
     assert record["peak_memory_mib"] > 0
     assert record["versions"]["torch"] == torch.__version__
+    assert record["delay_s"] == {"0": {"valence": 1.0, "arousal": 1.0}}
     assert finished.folder.parent.name == "toy"
 
 
@@ -152,6 +153,28 @@ def test_the_kept_weights_are_those_of_the_best_validation_epoch(finished):
         torch.testing.assert_close(checkpoint["state_dict"][f"model.{name}"], value)
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_every_epoch_is_saved_and_the_wanted_weights_are_kept(corpus, tmp_path, keep):
+    trainer = Trainer(max_epochs=6, keep=keep, **QUICK)
+    experiment = builders.experiment(corpus, trainer=trainer, optimizer=OptimizerConfig(lr=0.3))
+    experiment.runs = str(tmp_path)
+    run = fit(experiment, draw=nothing)
+    epochs = {}
+    for name in ("best", "last"):
+        kept = torch.load(run.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        epochs[name] = kept["epoch"]
+        weights = {k.removeprefix("model."): v for k, v in kept["state_dict"].items()}
+        stored = load_file(run.folder / "model.safetensors")
+        same = all(torch.equal(weights[name], stored[name]) for name in stored)
+        assert same == (name == keep)
+    assert epochs["last"] == 5
+    assert epochs["best"] < 5
+    assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
+
+
 def test_an_action_unit_that_drives_a_dimension_matters_for_it(finished):
     with (finished.folder / "importance.csv").open() as file:
         rows = {row["action_unit"]: row for row in csv.DictReader(file)}
@@ -192,7 +215,7 @@ def test_a_broken_file_of_another_corpus_stops_nothing(tmp_path):
     broken = store.write(builders.recording("P1", corpus="other"), tmp_path)
     broken.write_bytes(b"broken")
     assert len(entries_of(DataConfig(cache=str(tmp_path), corpus="toy"))) == 2
-    with pytest.raises(UserError, match="remove it and import it again"):
+    with pytest.raises(UserError, match="take the file out of it"):
         entries_of(DataConfig(cache=str(tmp_path)))
 
 
@@ -304,9 +327,11 @@ def _interrupted_at(monkeypatch, fold_starts, epoch):
     monkeypatch.setattr(AffectModule, "on_train_batch_start", hook)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("workers", "schedule"), [(0, "cosine"), (1, "cosine"), (0, "plateau"), (0, "step")]
+)
 def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
-    corpus, tmp_path, monkeypatch, workers
+    corpus, tmp_path, monkeypatch, workers, schedule
 ):
     data = builders.experiment(corpus).data
     data.split, data.workers = FOLDS, workers
@@ -315,7 +340,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
         data=data,
         model=ModelConfig("gru", 8, 2, dropout=0.3),
         trainer=Trainer(max_epochs=4, keep="last", **QUICK),
-        scheduler=SchedulerConfig("cosine"),
+        scheduler=SchedulerConfig(schedule, step_epochs=1, gamma=0.5),
     )
     experiment.runs = str(tmp_path)
     whole = fit(experiment, draw=nothing)

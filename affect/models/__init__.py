@@ -33,6 +33,9 @@ MODELS: Mapping[str, str] = {
 A factory takes `features`, `hidden_size`, `layers` and `dropout`, then options of its own.
 """
 
+CAUSAL = frozenset({"rnn", "lstm", "gru"})
+"""Models whose output at a frame never depends on a later one, whatever their options."""
+
 _SHARED = ("features", "hidden_size", "layers", "dropout")
 
 

@@ -35,7 +35,7 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
         experiment: the configuration.
         draw: draws the figures of a run's folder and returns their paths.
         resume: an unfinished run: finished folds are kept, the others go on from their last
-            checkpoint.
+            checkpoint; a finished run is returned as it is.
 
     Returns:
         The finished run; its `record["metrics"]` holds the pooled validation and test metrics.
@@ -43,6 +43,8 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
     Raises:
         UserError: the configuration, the corpus or the folder cannot be used.
     """
+    if resume is not None and resume.record["status"] == "done":
+        return resume
     _quieten()
     entries = entries_of(experiment.data, progress=experiment.trainer.progress)
     if resume is None:
@@ -101,7 +103,8 @@ def _callbacks(run: Run, position: int, tracker: Tracker | None) -> list[Callbac
     if tracker is not None:
         callbacks.append(_EpochRows(tracker, folds[position], position * config.max_epochs))
     if config.progress:
-        title = f"fold {position + 1}/{len(folds)}" if len(folds) > 1 else run.experiment.name
+        several = f"fold {folds[position]} ({position + 1} of {len(folds)})"
+        title = several if len(folds) > 1 else run.experiment.name
         callbacks.append(ProgressLine(title))
     return callbacks
 

@@ -80,6 +80,8 @@ def train_fold(
     experiment = run.experiment
     lightning.seed_everything(experiment.seed, verbose=False)
     data = AffectDataModule(entries, fold, experiment.data, experiment.seed)
+    delays = dict(zip(experiment.data.dimensions, data.preparation.delay_s, strict=True))
+    run.update({"delay_s": {**run.record.get("delay_s", {}), str(fold.index): delays}})
     module = AffectModule(experiment, data.preparation.features)
     _train(experiment.trainer, module, data, folder, callbacks)
     if not is_main_process():
@@ -194,15 +196,12 @@ def _train(
     """Train from the last checkpoint, if there is one, and load the weights to keep."""
     checkpoints = folder / "checkpoints"
     best = ModelCheckpoint(
-        checkpoints,
-        "best",
-        monitor=MONITOR,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
+        checkpoints, "best", monitor=MONITOR, mode="max", enable_version_counter=False
     )
+    # one of its own: Lightning's save_last saves only in epochs in which the best one is saved
+    latest = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
     stopping = EarlyStopping(MONITOR, mode="max", patience=config.patience or config.max_epochs)
-    trainer = make_trainer(config, folder, [best, stopping, EndOnSigterm(), *callbacks])
+    trainer = make_trainer(config, folder, [best, latest, stopping, EndOnSigterm(), *callbacks])
     last = checkpoints / "last.ckpt"
     if last.exists():
         data.first_epoch = _load_checkpoint(last)["epoch"] + 1
