@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(stop) or "interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        _let_go_of_output()
         return _OK
     except OSError as error:
         if debug:
             raise
         _complain(f"error: {error.filename or 'cannot write'}: {error.strerror or error}")
+        _let_go_of_output()
         return _USER_ERROR
     except Exception as error:
         if debug:
@@ -502,6 +505,12 @@ def _print(content: Any) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _let_go_of_output() -> None:
+    """Send what standard output still holds nowhere: its last flush must not fail again."""
+    with suppress(OSError, ValueError):  # it is no file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:

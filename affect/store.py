@@ -321,7 +321,8 @@ def _open(path: Path, *, headed: bool = True) -> Iterator[h5py.File]:
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         detail = " ".join(str(error).split())
         raise RecordingError(
-            f"{path} cannot be read as HDF5 of affect ({detail}): remove it and make it again"
+            f"{path} cannot be read as HDF5 of affect (truncated or foreign: {detail}): "
+            "remove it and make it again"
         ) from error
 
 

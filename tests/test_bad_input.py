@@ -276,6 +276,8 @@ def broken_run(name, *command):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
         if command == ("fit", "--resume"):
             (folder / "predictions.h5").unlink()
+            record = (folder / "run.json").read_text()
+            (folder / "run.json").write_text(record.replace('"done"', '"running"'))
         return [*command, folder]
 
     return set_up
@@ -356,7 +358,7 @@ CASES: list[Case] = [
     (
         "fit on the start of a recording",
         with_broken_file(truncate_to_header),
-        ("AT/cache/toy/P0/1.h5", "truncated", "import it again"),
+        ("AT/cache/toy/P0/1.h5", "truncated", "take the file out of it"),
     ),
     (
         "fit on a foreign HDF5 file",
