@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from affect.errors import UserError
-from affect.extraction import video
+from affect.extraction import container
+from affect.extraction.clock import Clock
 from affect.extraction.video import SUFFIXES, Video, find_videos, read_image
 from tests import clips
 
@@ -206,7 +207,7 @@ CLOCKS = {
 
 @pytest.mark.parametrize(("pts", "ticks"), CLOCKS.values(), ids=CLOCKS)
 def test_each_frame_ends_the_ticks_up_to_its_time(pts, ticks):
-    clock = video._Clock(25, 0.001)
+    clock = Clock(25, 0.001)
     assert [clock.advance(time) for time in pts] == ticks
 
 
@@ -227,7 +228,7 @@ def test_a_rate_that_the_times_contradict_is_not_believed(tmp_path):
 
 
 def test_a_slow_start_does_not_set_the_rate(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "_PROBE_PACKETS", 10)
+    monkeypatch.setattr(container, "_PROBE_PACKETS", 10)
     times_ms = np.cumsum([0] + [80] * 15 + [40] * 60).tolist()
     frames = clips.noise(76, 32, 32)
     path = clips.write(tmp_path / "a.mp4", frames, **LOSSY, times_ms=times_ms)

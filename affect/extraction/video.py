@@ -10,28 +10,35 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
 from av.error import FFmpegError
 from av.logging import set_level
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from affect.errors import UserError
+from affect.extraction.clock import Clock
+from affect.extraction.container import (
+    OPTIONS,
+    expected_frames,
+    opened,
+    rate_of,
+    require_content,
+    shows_nothing,
+    video_stream,
+)
+from affect.extraction.screen import Screen
 
 SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
@@ -43,33 +50,9 @@ _BATCH_BYTES = 64 << 20
 _DECODER_BYTES = 256 << 20
 """What frames in the hands of decoding threads may take: each thread holds some of its own."""
 
-_TOLERANCE = 0.75
-"""Periods between a frame and the next tick beyond which ticks are held or the frame is dropped.
-
-At half a period, jitter of frames that lie midway between two ticks would drop and hold in turn;
-the quarter above it is the hysteresis that ends this.
-"""
-_RESTART_S = 1.0
-"""A step back beyond this is a clock that starts anew, not a frame out of order."""
-_LONGEST_HOLD_S = 600.0
-"""A step beyond this is a mistake in the times."""
-_PROBE_PACKETS, _PROBE_BYTES = 600, 32 << 20
-_RATE_AGREEMENT = 0.01
-"""Share by which a header's rate may differ from the measured one and still be its exact form."""
-_FASTER = 1.1
-"""How much faster than its start a video may be on average before its start says little."""
-_EMPTY_BYTES = 8
-"""A packet no longer than this repeats the frame before: AVI's way to hold one."""
 _READ_ATTEMPTS = 100
 _CUT_FRAMES, _CUT_S = 3, 1.0
 """What may lack at the end: of a stream, and besides where only the container has a duration."""
-_OPTIONS: Any = {
-    # A playlist reaches no further than the disk.
-    "container_options": {"protocol_whitelist": "file"},
-    "metadata_errors": "replace",
-}
-_CONTAINERS = (b"ftyp", b"RIFF", b"\x1aE\xdf\xa3", b"moov", b"mdat", b"wide")
-"""What stands in the first eight bytes of files that hold video."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +120,11 @@ class Video:
         self.errors = 0
         self._ticks = 0
         self._finished = False
-        self._container = _opened(path)
+        self._container = opened(path)
         try:
-            self._stream = _video_stream(path, self._container)
-            self.rate_hz = _rate(path, self._stream)
-            self.frames = _expected_frames(self._container, self._stream, self.rate_hz)
+            self._stream = video_stream(path, self._container)
+            self.rate_hz = rate_of(path, self._stream)
+            self.frames = expected_frames(self._container, self._stream, self.rate_hz)
             _set_threads(self._stream, threads)
             self._coming, self._screen = self._start()
         except BaseException:
@@ -202,14 +185,14 @@ class Video:
         time_s = np.arange(first, self._ticks) / self.rate_hz
         return FrameBatch(torch.from_numpy(pixels[:count]), time_s, decoded[:count])
 
-    def _start(self) -> tuple[Iterator[_Event], _Screen]:
+    def _start(self) -> tuple[Iterator[_Event], Screen]:
         """All events, and a screen for them by the first good frame."""
         events = self._events()
         head = []
         for event in events:
             head.append(event)
             if event.frame is not None:
-                return chain(head, events), _Screen(event.frame)
+                return chain(head, events), Screen(event.frame)
         raise UserError(
             f"{self.path}: none of its frames can be decoded: "
             "get an undamaged, unprotected copy or convert it to H.264"
@@ -217,7 +200,7 @@ class Video:
 
     def _on_clock(self) -> Iterator[VideoFrame | None]:
         """One picture a tick; None where the one that belongs there could not be decoded."""
-        clock = _Clock(self.rate_hz, float(self._stream.time_base or 1))
+        clock = Clock(self.rate_hz, float(self._stream.time_base or 1))
         last: VideoFrame | None = None
         for pts, frame in self._coming:
             ticks = clock.advance(pts)
@@ -237,7 +220,7 @@ class Video:
         due: set[int] = set()
         suspect: set[int] = set()
         for packet in self._packets():
-            if packet is not None and packet.pts is not None and not _shows_nothing(packet):
+            if packet is not None and packet.pts is not None and not shows_nothing(packet):
                 due.add(packet.pts)
             try:
                 frames = self._stream.codec_context.decode(packet)
@@ -282,13 +265,13 @@ def read_image(path: Path) -> UInt8[Tensor, "H W 3"]:
     Raises:
         UserError: the file is missing, no image, or a video.
     """
-    _require_content(path)
+    require_content(path)
     set_level(None)
     frames: list[VideoFrame] = []
     try:
         # Given as bytes, no part of its name is taken for a protocol or a pattern.
-        with av.open(io.BytesIO(path.read_bytes()), "r", **_OPTIONS) as container:
-            frames = list(islice(container.decode(_video_stream(path, container)), 2))
+        with av.open(io.BytesIO(path.read_bytes()), "r", **OPTIONS) as container:
+            frames = list(islice(container.decode(video_stream(path, container)), 2))
     except FFmpegError:
         pass  # no frame then says the same
     except PermissionError as error:
@@ -297,7 +280,7 @@ def read_image(path: Path) -> UInt8[Tensor, "H W 3"]:
         raise UserError(f"{path}: no image: give a picture such as a .png or .jpg")
     if len(frames) > 1:
         raise UserError(f"{path}: a video, not a still image: give it as a video")
-    return torch.from_numpy(_Screen(frames[0]).show(frames[0]).copy())
+    return torch.from_numpy(Screen(frames[0]).show(frames[0]).copy())
 
 
 def find_videos(paths: Iterable[Path]) -> list[Path]:
@@ -334,197 +317,8 @@ def _videos_below(folder: Path) -> list[Path]:
     )
 
 
-class _Clock:
-    """Brings the frames' own times onto ticks that are one period apart."""
-
-    def __init__(self, rate_hz: float, time_base_s: float) -> None:
-        self._rate_hz = rate_hz
-        self._time_base_s = time_base_s
-        self._next = 0
-        self._origin: float | None = None
-        self._latest = 0
-
-    def advance(self, pts: int | None) -> int:
-        """How many ticks a frame ends: its own, last, and those that passed before; 0 drops it."""
-        tick = self._next if pts is None else self._tick(pts)
-        ticks = max(0, tick + 1 - self._next)
-        self._next += ticks
-        return ticks
-
-    def _tick(self, pts: int) -> int:
-        period = 1 / (self._rate_hz * self._time_base_s)
-        step_s = (pts - self._latest) * self._time_base_s
-        if self._origin is None or not -_RESTART_S <= step_s <= _LONGEST_HOLD_S:
-            self._origin = pts - self._next * period
-        self._latest = pts
-        place = (pts - self._origin) / period
-        return self._next if abs(place - self._next) <= _TOLERANCE else round(place)
-
-
-def _require_content(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path}: no such file: check the name")
-    if path.is_dir():
-        raise UserError(f"{path}: a folder: give a file")
-    if not path.is_file():
-        raise UserError(f"{path}: no regular file: copy it to a disk first")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: empty: copy it again")
-
-
-def _opened(path: Path) -> InputContainer:
-    _require_content(path)
-    set_level(None)  # FFmpeg's own remarks would go to standard error
-    try:
-        return av.open(f"file:{path}", "r", **_OPTIONS)  # so a colon names no protocol
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read: change its permissions") from error
-    except FFmpegError as error:
-        raise UserError(f"{path}: {_why_not(path)}") from error
-
-
-def _why_not(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if any(mark in start for mark in _CONTAINERS):
-        return "cut off or damaged, its index cannot be read: copy it again or repair it"
-    return "no video: give a video file such as .mp4, .mkv or .avi"
-
-
-def _video_stream(path: Path, container: InputContainer) -> VideoStream:
-    """The largest video stream; the cover picture of a piece of music is none."""
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic
-    ]
-    if not streams:
-        raise UserError(f"{path}: no video in it, only sound or data: give the file with pictures")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        raise UserError(f"{path}: a codec that FFmpeg cannot decode: convert it to H.264")
-    return max(decodable, key=lambda stream: stream.width * stream.height)
-
-
-def _shows_nothing(packet: Packet) -> bool:
-    """Whether it repeats the frame before, or an edit list cuts it away."""
-    return packet.size <= _EMPTY_BYTES or packet.is_discard
-
-
-def _rate(path: Path, stream: VideoStream) -> float:
-    """Frames a second: the header's figure that agrees with the first frames' times, or theirs.
-
-    A header may be off by what an edit list cuts away, by a pause, or altogether, but it is exact
-    (24000/1001) where times are rounded to milliseconds.
-
-    Raises:
-        UserError: the file holds a single picture, or neither times nor a rate.
-    """
-    packets, pts = _first_packets(path, stream.index)
-    if packets < 2:  # noqa: PLR2004 - a step needs two times
-        raise UserError(
-            f"{path}: a single picture is no video, whatever its name: give a video file"
-        )
-    named = [float(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
-    measured = _typical_rate(pts, float(stream.time_base or 1))
-    if measured is None:
-        if not named:
-            raise UserError(f"{path}: neither frame times nor a frame rate: convert it to .mp4")
-        return named[0]
-    average = stream.average_rate
-    # Only MP4 lists every frame's time; others guess an average from the start, and AVI counts
-    # the empty packets of a pause.
-    if "mp4" in stream.container.format.name and average and average > _FASTER * measured:
-        return float(average)
-    nearest = min(named, key=lambda rate: abs(rate - measured), default=measured)
-    return nearest if abs(nearest / measured - 1) <= _RATE_AGREEMENT else measured
-
-
-def _first_packets(path: Path, index: int) -> tuple[int, list[int]]:
-    """How many packets with pictures were looked at from the start, and the times they have.
-
-    They are read from a container of their own: to seek back is not possible in all.
-    """
-    count = size = 0
-    pts: list[int] = []
-    with _opened(path) as container, suppress(FFmpegError):
-        for packet in container.demux(container.streams[index]):
-            if _shows_nothing(packet):
-                continue
-            count, size = count + 1, size + packet.size
-            if packet.pts is not None:
-                pts.append(packet.pts)
-            if count >= _PROBE_PACKETS or (count > 2 and size > _PROBE_BYTES):  # noqa: PLR2004
-                break
-    return count, pts
-
-
-def _typical_rate(pts: list[int], time_base_s: float) -> float | None:
-    """The inverse of the mean of those steps that are within half a median step of the median."""
-    steps = np.diff(np.unique(pts))
-    if len(steps) == 0:
-        return None
-    median = np.median(steps)
-    return float(1 / (steps[np.abs(steps - median) <= median / 2].mean() * time_base_s))
-
-
-def _expected_frames(container: InputContainer, stream: VideoStream, rate_hz: float) -> int | None:
-    if stream.duration is not None and stream.time_base is not None:
-        return round(float(stream.duration * stream.time_base) * rate_hz)
-    if container.duration is not None:
-        return round(container.duration / av.time_base * rate_hz)
-    return stream.frames or None
-
-
 def _set_threads(stream: VideoStream, threads: int) -> None:
     context = stream.codec_context
     affordable = max(1, _DECODER_BYTES // max(1, stream.width * stream.height * 3))
     context.thread_type = "AUTO"
     context.thread_count = threads or min(len(os.sched_getaffinity(0)), affordable, 16)
-
-
-class _Screen:
-    """Shows decoded frames as a viewer would: upright, of one size, blue, green, red.
-
-    Attributes:
-        height, width: of what it shows, in pixels.
-    """
-
-    def __init__(self, first: VideoFrame) -> None:
-        """Take the size and the display matrix of the first frame for all.
-
-        `side_data` makes a frame part of a reference cycle, which would live until the garbage
-        collector comes: hundreds of frames. Hence it is asked for once.
-        """
-        data = first.side_data.get("DISPLAYMATRIX")
-        matrix = np.eye(3) if data is None else np.frombuffer(memoryview(data), np.int32)
-        # A step along a stored row goes (a, b) on the screen, one down a column (c, d). Signs are
-        # enough: odd angles go to the nearest quarter.
-        a, b, _, c, d = matrix.ravel()[:5].tolist()
-        self._turned = abs(b) > abs(a)
-        self._mirrored, self._upside_down = (c < 0, b < 0) if self._turned else (a < 0, d < 0)
-        self._stored = first.height, first.width
-        self.height, self.width = self._stored[::-1] if self._turned else self._stored
-        self._converter = VideoReformatter()
-
-    def show(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        """A frame's pixels; they may be a view of its memory."""
-        pixels = _bgr(self._converter, frame, self._stored)
-        if self._turned:
-            pixels = pixels.transpose(1, 0, 2)
-        return pixels[:: -1 if self._upside_down else 1, :: -1 if self._mirrored else 1]
-
-
-def _bgr(
-    converter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]
-) -> UInt8[np.ndarray, "H W 3"]:
-    height, width = size
-    # One thread: videos, not parts of a frame, are what runs side by side.
-    picture = converter.reformat(
-        frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1
-    )
-    plane = picture.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, abs(plane.line_size))
-    if plane.line_size < 0:  # a bitmap's rows, from the bottom up
-        rows = rows[::-1]
-    return rows[:, : 3 * width].reshape(height, width, 3)

@@ -1,0 +1,55 @@
+"""Decoded frames as a viewer would see them: upright, of one size, blue, green, red."""
+
+from __future__ import annotations
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+
+class Screen:
+    """Shows decoded frames as a viewer would: upright, of one size, blue, green, red.
+
+    Attributes:
+        height, width: of what it shows, in pixels.
+    """
+
+    def __init__(self, first: VideoFrame) -> None:
+        """Take the size and the display matrix of the first frame for all.
+
+        `side_data` makes a frame part of a reference cycle, which would live until the garbage
+        collector comes: hundreds of frames. Hence it is asked for once.
+        """
+        data = first.side_data.get("DISPLAYMATRIX")
+        matrix = np.eye(3) if data is None else np.frombuffer(memoryview(data), np.int32)
+        # A step along a stored row goes (a, b) on the screen, one down a column (c, d). Signs are
+        # enough: odd angles go to the nearest quarter.
+        a, b, _, c, d = matrix.ravel()[:5].tolist()
+        self._turned = abs(b) > abs(a)
+        self._mirrored, self._upside_down = (c < 0, b < 0) if self._turned else (a < 0, d < 0)
+        self._stored = first.height, first.width
+        self.height, self.width = self._stored[::-1] if self._turned else self._stored
+        self._converter = VideoReformatter()
+
+    def show(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        """A frame's pixels; they may be a view of its memory."""
+        pixels = _bgr(self._converter, frame, self._stored)
+        if self._turned:
+            pixels = pixels.transpose(1, 0, 2)
+        return pixels[:: -1 if self._upside_down else 1, :: -1 if self._mirrored else 1]
+
+
+def _bgr(
+    converter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
+    height, width = size
+    # One thread: videos, not parts of a frame, are what runs side by side.
+    picture = converter.reformat(
+        frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1
+    )
+    plane = picture.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, abs(plane.line_size))
+    if plane.line_size < 0:  # a bitmap's rows, from the bottom up
+        rows = rows[::-1]
+    return rows[:, : 3 * width].reshape(height, width, 3)
