@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +335,46 @@ def test_the_command_extracts_a_folder(filmed, tmp_path, capsys, monkeypatch):
     assert "--shard takes I/N" in capsys.readouterr().err
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == 1
+
+
+def test_nothing_but_recordings_is_written(filmed, tmp_path):
+    """What Python opens for writing, and what appears where a library would put its own files."""
+    watch = (
+        "import json, os, sys\n"
+        "written = []\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'open' and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):\n"
+        "        written.append(str(arguments[0]))\n"
+        "sys.addaudithook(hook)\n"
+        "from affect.cli import main\n"
+        "status = main(sys.argv[1:])\n"
+        "print(json.dumps([status, written]))\n"
+    )
+    own = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "work")}
+    for folder in own.values():
+        folder.mkdir()
+    environment = {
+        **os.environ,
+        **{k: str(v) for k, v in own.items()},
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    environment.pop("OPENFACE_HOME", None)
+    arguments = ["extract", str(filmed), "--cache", str(tmp_path / "cache")]
+    finished = subprocess.run(
+        [sys.executable, "-B", "-c", watch, *arguments],
+        env=environment,
+        cwd=own["work"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    status, written = json.loads(finished.stdout.splitlines()[-1])
+    assert status == 0
+    inside = [path for path in written if path.startswith(str(tmp_path / "cache"))]
+    assert any(path.endswith(".tmp") for path in inside)  # the recording, before it is renamed
+    assert set(written) - set(inside) <= {os.devnull}
+    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".h5"]
+    assert not [path for folder in own.values() for path in folder.rglob("*")]
 
 
 @pytest.mark.real_data
