@@ -18,6 +18,6 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # unknown, absent, another build's
         raise UserError(f"no device {name!r} here: choose auto or cpu") from error
     return device

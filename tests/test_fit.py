@@ -496,10 +496,11 @@ def test_an_unknown_option_of_the_optimiser_is_told(corpus):
         fit(odd, draw=nothing)
 
 
-def test_a_device_that_is_not_there_is_told():
+@pytest.mark.parametrize("name", ["quantum", "meta", "hpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_told(name):
     assert device_of("cpu").type == "cpu"
-    with pytest.raises(UserError, match="no device 'quantum' here"):
-        device_of("quantum")
+    with pytest.raises(UserError, match=f"no device '{name}' here"):
+        device_of(name)
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):

@@ -58,9 +58,7 @@ def run(
     chosen = dict(pipeline.shard(list(videos.items()), *_shard(shard)))
     outcomes: list[Extracted] = []
     with tqdm(unit="frame", file=sys.stderr, unit_scale=True) as bar:
-        for outcome in pipeline.extract(
-            chosen, cache, extractor, force=force, on_batch=lambda count: _advance(bar, count)
-        ):
+        for outcome in pipeline.extract(chosen, cache, extractor, force=force, on_batch=bar.update):
             outcomes.append(outcome)
             bar.set_description(f"{len(outcomes)}/{len(chosen)} videos")
     return outcomes
@@ -78,10 +76,6 @@ def summary(outcomes: Sequence[Extracted]) -> dict[str, Any]:
         "frames_with_a_face": faces,
         "mean_confidence": round(sum(o.confidence for o in outcomes) / max(faces, 1), 3),
     }
-
-
-def _advance(bar: tqdm[Any], count: int) -> None:
-    bar.update(count)
 
 
 def _videos(sources: Sequence[Path], corpus: str, pattern: str | None) -> dict[Place, Path]:

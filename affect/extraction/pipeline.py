@@ -86,7 +86,7 @@ class Extractor:
         )
 
     def recordings(
-        self, path: Path, place: Place, on_batch: Callable[[int], None] = lambda _: None
+        self, path: Path, place: Place, on_batch: Callable[[int], object] = lambda _: None
     ) -> Iterator[Recording]:
         """The recordings of a video, one a face.
 
@@ -127,7 +127,7 @@ def extract(
     extractor: Extractor,
     *,
     force: bool = False,
-    on_batch: Callable[[int], None] = lambda _: None,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Extracted]:
     """Put the recordings of each video into a cache; a broken one does not stop the rest.
 
