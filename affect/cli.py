@@ -29,10 +29,12 @@ class Result:
     """What a subcommand prints: `data` for `--json`, else `text`, which rich may render.
 
     Without a text nothing is printed: by processes of a distributed run other than the first.
+    Where a part `failed`, the command prints what it has and ends as after an error of the user.
     """
 
     text: Any
     data: Mapping[str, Any]
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def _run(arguments: Sequence[str]) -> None:
         _write(json.dumps(finite(result.data), allow_nan=False))
     else:
         _print(result.text)
+    if result.failed:
+        raise UserError(result.failed)
 
 
 def _subcommand(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
@@ -206,34 +210,38 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
         "--pattern", help="regular expression with groups subject and recording, of a video's path"
     )
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th video")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes (default: one a core, one on a GPU)"
+    )
 
 
 def _extract(options: argparse.Namespace) -> Result:
     from affect.extraction import command
+    from affect.extraction.backends.choice import Options
 
     outcomes = command.run(
         options.videos,
         options.cache,
-        backend=options.backend,
-        device=options.device,
-        openface_home=options.openface_home,
-        faces=options.faces,
+        Options(
+            backend=options.backend,
+            device=options.device,
+            openface_home=options.openface_home,
+            faces=options.faces,
+        ),
         corpus=options.corpus,
         pattern=options.pattern,
         shard=options.shard,
+        jobs=options.jobs,
         force=options.force,
     )
-    summary = command.summary(outcomes)
     for outcome in outcomes:
-        if outcome.error:
-            _complain(outcome.error)
-    if summary["failed"]:
-        raise UserError(
-            f"{summary['failed']} of {summary['videos']} videos failed "
-            f"(the others are in {options.cache})"
-        )
-    rows = [(name.replace("_", " "), f"{value:,}") for name, value in summary.items()]
-    return Result(_table(("", "count"), rows), {"cache": str(options.cache), **summary})
+        for line in (*outcome.notes, outcome.error):
+            if line:
+                _complain(line)
+    summary = command.summary(outcomes)
+    failed = summary["failed"] and f"{summary['failed']} of {summary['files']} files failed"
+    data = {"cache": str(options.cache), **summary}
+    return Result(_table(("", "count"), command.rows(summary)), data, failed or "")
 
 
 def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:

@@ -54,6 +54,22 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Make a folder where it is missing, and refuse it where nothing can be written to it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix="."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another folder"
+        ) from error
+
+
 def finite(value: Any) -> Any:
     """JSON values in which numbers that are not finite, which JSON does not know, are null."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -16,20 +16,19 @@ from affect import store
 from affect.cli import main
 from affect.data.timeline import Place
 from affect.errors import UserError
-from affect.extraction import backends, geometry, pipeline
-from affect.extraction.backends import OpenFaceBackend
+from affect.extraction import geometry, pipeline
+from affect.extraction.backends import choice
+from affect.extraction.backends.choice import Options
 from affect.extraction.faces.detector import Detections, FaceDetector
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
 from affect.extraction.faces.landmarks import LandmarkNet
 from affect.extraction.faces.tracker import FaceTracker
 from affect.extraction.openface import weights
 from affect.extraction.openface.stage import Stage, VideoUnits
-from affect.extraction.pipeline import Extractor
 from affect.extraction.video import FrameBatch, Video
 from tests import clips, openface_models
 
 VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
-CPU = torch.device("cpu")
 
 
 # --- tracking: faces are squares of one grey each, whose value is the detector's score --------
@@ -196,7 +195,7 @@ def home(tmp_path_factory):
 def unverified(monkeypatch):
     """Random models are not OpenFace's own files."""
     load = weights.load
-    monkeypatch.setattr(weights, "load", lambda folder: load(folder, verify=False))
+    monkeypatch.setattr(weights, "load", lambda *a, **k: load(*a, **k, verify=False))
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +216,9 @@ def filmed(tmp_path_factory):
 
 
 def test_a_recording_is_that_of_the_stage(filmed, home, unverified, tmp_path):
-    extractor = Extractor(OpenFaceBackend(home, CPU), CPU)
+    backend = choice.make(Options("openface", "cpu", home))
     place = Place("mine", "Anna Müller", "first day")
-    (done,) = pipeline.extract({place: filmed}, tmp_path, extractor)
+    (done,) = pipeline.extract({place: filmed}, tmp_path, backend)
     assert (done.error, done.keys, done.frames) == ("", ["mine/Anna Müller/first day"], 150)
     recording = store.read(store.path_of(tmp_path, *place))
     store.verify(store.path_of(tmp_path, *place))
@@ -244,14 +243,14 @@ def test_a_recording_is_that_of_the_stage(filmed, home, unverified, tmp_path):
 
 
 def test_what_is_cached_is_skipped_until_it_changes(filmed, tmp_path):
-    extractor = Extractor(backends.make("geometry", None, CPU), CPU)
+    backend = choice.make(Options("geometry", "cpu"))
     video, place = tmp_path / "a.mkv", Place("mine", "a", "a")
     video.write_bytes(filmed.read_bytes())
     table = video.with_suffix(".csv")
     table.write_bytes(filmed.with_suffix(".csv").read_bytes())
 
     def extracted(**options):
-        return next(pipeline.extract({place: video}, tmp_path / "cache", extractor, **options))
+        return next(pipeline.extract({place: video}, tmp_path / "cache", backend, **options))
 
     assert not extracted().skipped
     assert extracted().skipped
@@ -264,9 +263,9 @@ def test_what_is_cached_is_skipped_until_it_changes(filmed, tmp_path):
 def test_a_broken_video_stops_no_other(filmed, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
-    extractor = Extractor(backends.make("geometry", None, CPU), CPU)
+    backend = choice.make(Options("geometry", "cpu"))
     videos = {Place("c", "a", "1"): broken, Place("c", "b", "1"): filmed}
-    first, second = pipeline.extract(videos, tmp_path / "cache", extractor)
+    first, second = pipeline.extract(videos, tmp_path / "cache", backend)
     assert "broken.mp4" in first.error
     assert second.keys == ["c/b/1"]
 
@@ -310,11 +309,11 @@ def test_a_csv_without_landmarks_is_passed_over(tmp_path):
 
 def test_the_openface_backend_asks_for_its_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENFACE_HOME", raising=False)
-    assert backends.make("auto", None, CPU).name == "geometry"
+    assert choice.make(Options()).name == "geometry"
     with pytest.raises(UserError, match="export OPENFACE_HOME"):
-        backends.make("openface", None, CPU)
+        choice.make(Options("openface"))
     with pytest.raises(UserError, match="unknown backend 'openfac': did you mean 'openface'"):
-        backends.make("openfac", None, CPU)
+        choice.make(Options("openfac"))
 
 
 def test_the_command_extracts_a_folder(filmed, tmp_path, capsys, monkeypatch):
@@ -386,7 +385,7 @@ def test_real_clips_are_extracted(tmp_path, capsys, monkeypatch):
     status = main(["extract", *(str(VIDEOS / n) for n in names), "--cache", str(tmp_path / "c")])
     told = capsys.readouterr().err
     assert status == 2
-    assert "no_face.mp4: no face in any of its 95 frames" in told
-    assert "1 of 2 videos failed" in told
+    assert "no_face.mp4: no face: none of its 95 frames shows one" in told
+    assert "1 of 2 files failed" in told
     (entry,) = store.entries(tmp_path / "c")
     assert (entry.key, entry.frames, entry.faces) == ("videos/single_face/single_face", 72, 1.0)

@@ -17,7 +17,7 @@ import torch
 from affect.errors import UserError
 from affect.extraction import container
 from affect.extraction.clock import Clock
-from affect.extraction.video import SUFFIXES, Video, find_videos, read_image
+from affect.extraction.video import SUFFIXES, Video, find_files, read_image
 from tests import clips
 
 LOSSY = {"codec": "libx264", "pixel_format": "yuv420p"}
@@ -491,18 +491,18 @@ def test_folders_give_their_videos_in_order_once(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.mp4").mkdir()
-    found = find_videos([tmp_path / "clip.bin", tmp_path, tmp_path / "sub" / ".." / "a.mkv"])
+    found = find_files([tmp_path / "clip.bin", tmp_path, tmp_path / "sub" / ".." / "a.mkv"])
     expected = ["clip.bin", "a.mkv", "b.MP4", "sub/c.Avi"]
     assert [file.relative_to(tmp_path).as_posix() for file in found] == expected
-    assert find_videos([tmp_path / "sub" / ".hidden.mp4"]) == [tmp_path / "sub" / ".hidden.mp4"]
+    assert find_files([tmp_path / "sub" / ".hidden.mp4"]) == [tmp_path / "sub" / ".hidden.mp4"]
     assert {suffix.lower() for suffix in SUFFIXES} == SUFFIXES
 
 
 @pytest.mark.parametrize(
     ("paths", "message"),
-    [(["none.mp4"], "no such file or folder"), (["empty"], "no video found"), ([], "no path")],
+    [(["none.mp4"], "no such file or folder"), (["empty"], "nothing to extract"), ([], "no path")],
 )
 def test_finding_nothing_is_said(tmp_path, paths, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message):
-        find_videos([tmp_path / path for path in paths])
+        find_files([tmp_path / path for path in paths])

@@ -1,10 +1,14 @@
-"""`affect extract`: from its arguments to what became of each video, with a progress bar."""
+"""`affect extract`: from its arguments to what became of each file, with a progress bar."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +18,30 @@ from affect.data.naming import places_of
 from affect.data.timeline import Place
 from affect.devices import device_of
 from affect.errors import UserError
-from affect.extraction import backends, pipeline
-from affect.extraction.faces.tracker import Faces
-from affect.extraction.pipeline import Extracted, Extractor
-from affect.extraction.video import find_videos
+from affect.extraction import pipeline
+from affect.extraction.allocation import keep_freed_memory
+from affect.extraction.backends import choice
+from affect.extraction.backends.choice import Options
+from affect.extraction.backends.protocol import Backend, Listener
+from affect.extraction.pipeline import Extracted
+from affect.extraction.video import find_files
+from affect.extraction.workers import Task, extract_in_processes
+from affect.files import require_writable
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
+_MOST_JOBS = 8
+"""Processes where the user does not say: each takes up to a gigabyte."""
 
 
 def run(
     sources: Sequence[Path],
     cache: Path,
+    options: Options,
     *,
-    backend: str,
-    device: str,
-    openface_home: Path | None,
-    faces: Faces,
     corpus: str,
     pattern: str | None,
     shard: str,
+    jobs: int | None,
     force: bool,
 ) -> list[Extracted]:
     """Extract the videos of files and folders into a cache.
@@ -40,49 +49,139 @@ def run(
     Args:
         sources: files and folders.
         cache: the folder to fill.
-        backend: `auto`, `openface` or `geometry`.
-        device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
-        openface_home: the OpenFace folder; None for OPENFACE_HOME.
-        faces: `largest` or `all`.
+        options: of the backend.
         corpus: its name in the cache.
         pattern: see `naming.places_of`.
         shard: `I/N`: the videos of job I of N.
+        jobs: processes; None for one a core on the CPU, and one on a GPU.
         force: extract again what is cached.
 
     Raises:
-        UserError: there is no video, or the backend or the device is not there.
+        UserError: there is no video, the backend or the device is not there, or the cache cannot
+            be written.
     """
-    place = device_of(device)
-    extractor = Extractor(backends.make(backend, openface_home, place), place, faces)
-    videos = _videos(sources, corpus, pattern)
-    chosen = dict(pipeline.shard(list(videos.items()), *_shard(shard)))
+    backend = choice.make(options)
+    files = _places(sources, backend.suffixes, corpus, pattern)
+    chosen = dict(pipeline.shard(list(files.items()), *_shard(shard)))
+    require_writable(cache)
     outcomes: list[Extracted] = []
-    with tqdm(unit="frame", file=sys.stderr, unit_scale=True) as bar:
-        for outcome in pipeline.extract(chosen, cache, extractor, force=force, on_batch=bar.update):
+    with _stopping(cache), _Progress(chosen.values()) as progress:
+        for outcome in _extracted(chosen, cache, options, backend, jobs, force, progress):
             outcomes.append(outcome)
-            bar.set_description(f"{len(outcomes)}/{len(chosen)} videos")
+            progress.finished(outcome)
     return outcomes
 
 
+def _extracted(
+    files: Mapping[Place, Path],
+    cache: Path,
+    options: Options,
+    backend: Backend,
+    jobs: int | None,
+    force: bool,
+    listener: Listener,
+) -> Iterator[Extracted]:
+    jobs = _jobs(jobs, len(files), options.device)
+    if jobs == 1:
+        keep_freed_memory()
+        return pipeline.extract(files, cache, backend, force=force, listener=listener)
+    return extract_in_processes(files, Task(cache, options, force), jobs, listener)
+
+
 def summary(outcomes: Sequence[Extracted]) -> dict[str, Any]:
-    """Counts over all videos, and the mean confidence of frames with a face."""
+    """Counts over all videos, the mean confidence of frames with a face, and why some failed."""
     faces = sum(outcome.faces for outcome in outcomes)
     return {
-        "videos": len(outcomes),
+        "files": len(outcomes),
         "recordings": sum(len(outcome.keys) for outcome in outcomes),
         "skipped": sum(outcome.skipped for outcome in outcomes),
         "failed": sum(bool(outcome.error) for outcome in outcomes),
         "frames": sum(outcome.frames for outcome in outcomes),
         "frames_with_a_face": faces,
         "mean_confidence": round(sum(o.confidence for o in outcomes) / max(faces, 1), 3),
+        "failures": dict(Counter(outcome.cause for outcome in outcomes if outcome.error)),
     }
 
 
-def _videos(sources: Sequence[Path], corpus: str, pattern: str | None) -> dict[Place, Path]:
-    """Each video by its place; those of a folder are named by their path below it."""
+def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A summary as lines of a table, its failures by cause below the rest."""
+    plain = [(name, value) for name, value in counts.items() if name != "failures"]
+    causes = [(f"  {cause}", count) for cause, count in counts["failures"].items()]
+    return [(name.replace("_", " "), f"{value:,}") for name, value in (*plain, *causes)]
+
+
+class _Progress(Listener):
+    """One bar: frames done, frames a second, and the time left.
+
+    Only an opened file tells how many frames it has; those that wait are guessed from their bytes.
+
+    Args:
+        paths: of all files.
+    """
+
+    def __init__(self, paths: Collection[Path]) -> None:
+        self._unopened = {path: path.stat().st_size for path in paths if path.is_file()}
+        self._files, self._finished = len(paths), 0
+        self._frames, self._bytes = 0, 0
+        self._bar = tqdm(unit="frame", file=sys.stderr, unit_scale=True)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def expect(self, path: Path, frames: int) -> None:
+        self._frames += frames
+        self._bytes += self._unopened.pop(path, 0) if frames else 0
+        self._guess_total()
+
+    def advance(self, frames: int) -> None:
+        self._bar.update(frames)
+
+    def finished(self, outcome: Extracted) -> None:
+        self._unopened.pop(outcome.path, None)
+        self._finished += 1
+        self._bar.set_description(f"{self._finished}/{self._files} files", refresh=False)
+        self._guess_total()
+
+    def _guess_total(self) -> None:
+        frames_a_byte = self._frames / self._bytes if self._bytes else 0
+        guess = self._frames + frames_a_byte * sum(self._unopened.values())
+        self._bar.total = max(int(guess), self._bar.n)
+
+
+@contextmanager
+def _stopping(cache: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end alike: what is half done goes, what is done stays."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped: what is finished is in {cache}, and the same command goes on"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _jobs(asked: int | None, files: int, device: str) -> int:
+    if asked is not None and asked < 1:
+        raise UserError(f"--jobs {asked}: give 1 or more")
+    usual = 1
+    if device_of(device).type == "cpu":
+        usual = min(len(os.sched_getaffinity(0)), _MOST_JOBS)
+    return max(1, min(asked or usual, files))
+
+
+def _places(
+    sources: Sequence[Path], suffixes: frozenset[str], corpus: str, pattern: str | None
+) -> dict[Place, Path]:
+    """Each file by its place; those of a folder are named by their path below it."""
     found: dict[Place, Path] = {}
     for source in sources:
-        for place, path in places_of(find_videos([source]), source, corpus, pattern).items():
+        files = find_files([source], suffixes)
+        for place, path in places_of(files, source, corpus, pattern).items():
             other = found.setdefault(place, path)
             if other.resolve() != path.resolve():
                 raise UserError(

@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from affect.errors import UserError
+from affect.extraction.failures import ExtractionError
 
 _PROBE_PACKETS, _PROBE_BYTES = 600, 32 << 20
 _RATE_AGREEMENT = 0.01
@@ -40,13 +40,13 @@ def require_content(path: Path) -> None:
         UserError: it is missing, a folder, no regular file, or empty.
     """
     if not path.exists():
-        raise UserError(f"{path}: no such file: check the name")
+        raise ExtractionError(path, "no such file", "check the name")
     if path.is_dir():
-        raise UserError(f"{path}: a folder: give a file")
+        raise ExtractionError(path, "a folder", "give a file")
     if not path.is_file():
-        raise UserError(f"{path}: no regular file: copy it to a disk first")
+        raise ExtractionError(path, "no regular file", "copy it to a disk first")
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: empty: copy it again")
+        raise ExtractionError(path, "empty", "copy it again")
 
 
 def opened(path: Path) -> InputContainer:
@@ -60,17 +60,17 @@ def opened(path: Path) -> InputContainer:
     try:
         return av.open(f"file:{path}", "r", **OPTIONS)  # so a colon names no protocol
     except PermissionError as error:
-        raise UserError(f"{path}: cannot be read: change its permissions") from error
+        raise ExtractionError(path, "cannot be read", "change its permissions") from error
     except FFmpegError as error:
-        raise UserError(f"{path}: {_why_not(path)}") from error
+        raise ExtractionError(path, *_why_not(path)) from error
 
 
-def _why_not(path: Path) -> str:
+def _why_not(path: Path) -> tuple[str, str]:
     with path.open("rb") as file:
         start = file.read(8)
     if any(mark in start for mark in _CONTAINERS):
-        return "cut off or damaged, its index cannot be read: copy it again or repair it"
-    return "no video: give a video file such as .mp4, .mkv or .avi"
+        return "cut off or damaged, its index cannot be read", "copy it again or repair it"
+    return "no video", "give a video file such as .mp4, .mkv or .avi"
 
 
 def video_stream(path: Path, container: InputContainer) -> VideoStream:
@@ -81,10 +81,12 @@ def video_stream(path: Path, container: InputContainer) -> VideoStream:
         if not stream.disposition & Disposition.attached_pic
     ]
     if not streams:
-        raise UserError(f"{path}: no video in it, only sound or data: give the file with pictures")
+        raise ExtractionError(
+            path, "no video in it, only sound or data", "give the file with pictures"
+        )
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
-        raise UserError(f"{path}: a codec that FFmpeg cannot decode: convert it to H.264")
+        raise ExtractionError(path, "a codec that FFmpeg cannot decode", "convert it to H.264")
     return max(decodable, key=lambda stream: stream.width * stream.height)
 
 
@@ -104,14 +106,16 @@ def rate_of(path: Path, stream: VideoStream) -> float:
     """
     packets, pts = _first_packets(path, stream.index)
     if packets < 2:  # noqa: PLR2004 - a step needs two times
-        raise UserError(
-            f"{path}: a single picture is no video, whatever its name: give a video file"
+        raise ExtractionError(
+            path, "a single picture is no video, whatever its name", "give a video file"
         )
     named = [float(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
     measured = _typical_rate(pts, float(stream.time_base or 1))
     if measured is None:
         if not named:
-            raise UserError(f"{path}: neither frame times nor a frame rate: convert it to .mp4")
+            raise ExtractionError(
+                path, "neither frame times nor a frame rate", "convert it to .mp4"
+            )
         return named[0]
     average = stream.average_rate
     # Only MP4 lists every frame's time; others guess an average from the start, and AVI counts

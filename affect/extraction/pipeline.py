@@ -1,45 +1,38 @@
-"""From video files to Recordings in a cache, one after another; frames never leave memory."""
+"""From files to Recordings in a cache, one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-import torch
-
-import affect
 from affect import store
-from affect.data.importing import sha256_of
 from affect.data.timeline import Place
 from affect.errors import UserError
-from affect.extraction.backends import Backend, Extraction
-from affect.extraction.faces import detector, landmarks, networks
-from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
-from affect.extraction.faces.tracker import EVERY, Faces, FaceTracker, LandmarkSource, TrackedFace
-from affect.extraction.video import FrameBatch, Video
-from affect.recording import Provenance, Recording
+from affect.extraction.backends.protocol import Backend, Listener
+from affect.recording import Recording
 
 T = TypeVar("T")
 
-BATCH_FRAMES = 64
-"""Frames a batch: part of what determines where the detector looks, so it never varies."""
+DEFECT = "a defect of affect"
+"""The cause of failures that no user can mend."""
 
 
 @dataclass
 class Extracted:
-    """What became of one video.
+    """What became of one file.
 
     Attributes:
-        path: the video.
+        path: the file.
         keys: of the recordings that were written.
         skipped: whether the cache held them already.
         frames: of the video.
         faces: frames with a face, over all recordings.
         confidence: sum over these frames.
+        notes: what a user should know of it all the same.
         error: why it failed; empty where it did not.
+        cause: the same in a few words that do not name the file.
     """
 
     path: Path
@@ -48,184 +41,87 @@ class Extracted:
     frames: int = 0
     faces: int = 0
     confidence: float = 0.0
+    notes: list[str] = field(default_factory=list)
     error: str = ""
-
-
-class Extractor:
-    """Extracts the faces of videos with one backend on one device.
-
-    Args:
-        backend: makes features of landmarks and pixels.
-        device: of the face networks.
-        faces: the `largest` face of a video, or `all`, each a recording of its own.
-    """
-
-    def __init__(self, backend: Backend, device: torch.device, faces: Faces = "largest") -> None:
-        self._backend = backend
-        self._faces: Faces = faces
-        self._detector = detector.load_detector().to(device)
-        self._network = landmarks.load_landmarks().to(device)
-
-    def provenance(self, path: Path) -> Provenance:
-        """The identity of a video's recordings, known before it is decoded.
-
-        Raises:
-            UserError: the video cannot be read.
-        """
-        table = csv_beside(path)
-        used: dict[str, Any] = {"landmarks": "openface-csv"}
-        if table is None:
-            sums = {name: networks.sha256(name) for name in (detector.WEIGHTS, landmarks.WEIGHTS)}
-            used = {"landmarks": sums, "faces": self._faces, "detect_every_frames": EVERY}
-        return Provenance(
-            backend=self._backend.name,
-            backend_version=affect.__version__,
-            source_sha256=sha256_of(path, *([table] if table else [])),
-            weights_sha256=self._backend.weights_sha256,
-            parameters=used,
-        )
-
-    def recordings(
-        self, path: Path, place: Place, on_batch: Callable[[int], object] = lambda _: None
-    ) -> Iterator[Recording]:
-        """The recordings of a video, one a face.
-
-        Args:
-            path: the video.
-            place: where the recording belongs; of several faces, each name gets `-face<number>`.
-            on_batch: is told the number of frames after each batch.
-
-        Raises:
-            UserError: the video cannot be read or shows no face.
-        """
-        provenance = self.provenance(path)
-        source = self._source(path)
-        tracks: dict[int, _Track] = {}
-        frames = 0
-        with Video(path, batch_frames=BATCH_FRAMES) as video:
-            for batch in video:
-                _add(tracks, source, batch, self._backend, frames)
-                frames += len(batch.time_s)
-                on_batch(len(batch.time_s))
-            rate_hz = video.rate_hz
-        if not tracks:
-            raise UserError(f"{path}: no face in any of its {frames} frames: leave it out")
-        for number, track in sorted(tracks.items()):
-            name = f"{place.name}-face{number}" if self._faces == "all" else place.name
-            yield track.recording(place._replace(name=name), rate_hz, self._backend, provenance)
-
-    def _source(self, path: Path) -> LandmarkSource:
-        table = csv_beside(path)
-        if table is not None:
-            return CsvLandmarks(table)
-        return FaceTracker(self._detector, self._network, self._faces)
+    cause: str = ""
 
 
 def extract(
-    videos: Mapping[Place, Path],
+    files: Mapping[Place, Path],
     cache: Path,
-    extractor: Extractor,
+    backend: Backend,
     *,
     force: bool = False,
-    on_batch: Callable[[int], object] = lambda _: None,
+    listener: Listener | None = None,
 ) -> Iterator[Extracted]:
-    """Put the recordings of each video into a cache; a broken one does not stop the rest.
+    """Put the recordings of each file into a cache; a broken one does not stop the rest.
 
     Args:
-        videos: by their place in the cache.
+        files: by their place in the cache.
         cache: the folder to fill.
-        extractor: makes the recordings.
+        backend: makes the recordings.
         force: extract again what is cached under the same identity.
-        on_batch: is told the number of frames after each batch.
+        listener: is told how it goes on.
     """
-    for place, path in videos.items():
-        done = Extracted(path)
-        try:
-            if not force and _is_cached(cache, place, extractor.provenance(path).identity):
-                done.skipped = True
-            else:
-                for recording in extractor.recordings(path, place, on_batch):
-                    _count(done, recording)
-                    store.write(recording, cache)
-                    done.keys.append(recording.key)
-        except UserError as error:
-            done.error = str(error)
-        yield done
+    for place, path in files.items():
+        yield extract_one(place, path, cache, backend, force=force, listener=listener)
 
 
-def shard(videos: Sequence[T], index: int, count: int) -> list[T]:
-    """The part of the videos that job `index` of `count`, from 1, extracts: every count-th.
+def extract_one(
+    place: Place,
+    path: Path,
+    cache: Path,
+    backend: Backend,
+    *,
+    force: bool = False,
+    listener: Listener | None = None,
+) -> Extracted:
+    """Put the recordings of one file into a cache; arguments as for `extract`."""
+    done = Extracted(path)
+    noting = _Noting(done.notes, listener or Listener())
+    try:
+        if not force and _is_cached(cache, place, backend.provenance(path).identity):
+            done.skipped = True
+        else:
+            for recording in backend.recordings(path, place, noting):
+                _count(done, recording)
+                store.write(recording, cache)
+                done.keys.append(recording.key)
+    except UserError as error:
+        done.error = str(error)
+        done.cause = getattr(error, "cause", "other")
+    except Exception as error:
+        done.error = f"{path}: defect: {type(error).__name__}: {error} (report it)"
+        done.cause = DEFECT
+    return done
+
+
+def shard(files: Sequence[T], index: int, count: int) -> list[T]:
+    """The part of the files that job `index` of `count`, from 1, extracts: every count-th.
 
     Raises:
         UserError: the index is not from 1 to the count.
     """
     if not 1 <= index <= count:
         raise UserError(f"shard {index}/{count}: the first number must be from 1 to the second")
-    return list(videos[index - 1 :: count])
+    return list(files[index - 1 :: count])
 
 
-@dataclass(eq=False)
-class _Track:
-    """One face so far."""
+class _Noting(Listener):
+    """Keeps the notes of one file and passes the rest on."""
 
-    extraction: Extraction
-    success: list[np.ndarray] = field(default_factory=list)
-    confidence: list[np.ndarray] = field(default_factory=list)
+    def __init__(self, notes: list[str], listener: Listener) -> None:
+        self._notes = notes
+        self._listener = listener
 
-    def add(self, batch: FrameBatch, face: TrackedFace) -> None:
-        self.extraction.add(batch.pixels, face.landmarks, face.success)
-        self.success.append(face.success.cpu().numpy())
-        self.confidence.append(face.confidence.cpu().numpy())
+    def expect(self, path: Path, frames: int) -> None:
+        self._listener.expect(path, frames)
 
-    def recording(
-        self, place: Place, rate_hz: float, backend: Backend, provenance: Provenance
-    ) -> Recording:
-        features = self.extraction.finish()
-        success = np.concatenate(self.success)
-        return Recording(
-            corpus=place.corpus,
-            subject=place.subject,
-            name=place.name,
-            rate_hz=rate_hz,
-            time_s=np.arange(len(success)) / rate_hz,
-            intensity=np.where(success[:, None], features.intensity, np.nan).astype(np.float32),
-            intensity_names=backend.intensity_names,
-            presence=features.presence * success[:, None].astype(np.uint8),
-            presence_names=backend.presence_names,
-            confidence=np.concatenate(self.confidence).astype(np.float32),
-            success=success,
-            annotations={},
-            provenance=provenance,
-        )
+    def advance(self, frames: int) -> None:
+        self._listener.advance(frames)
 
-
-def _add(
-    tracks: dict[int, _Track],
-    source: LandmarkSource,
-    batch: FrameBatch,
-    backend: Backend,
-    frames_before: int,
-) -> None:
-    """Hand a batch to every face's extraction; a new face was absent in the frames before."""
-    faces = source.track(batch)
-    for number in faces.keys() - tracks.keys():
-        tracks[number] = _Track(backend.begin())
-        for start in range(0, frames_before, BATCH_FRAMES):
-            count = min(BATCH_FRAMES, frames_before - start)
-            tracks[number].add(*_absent(batch, count))
-    for number, track in tracks.items():
-        if number in faces:
-            track.add(batch, faces[number])
-        else:
-            track.add(*_absent(batch, len(batch.time_s)))
-
-
-def _absent(batch: FrameBatch, count: int) -> tuple[FrameBatch, TrackedFace]:
-    """Frames without a face; their pixels are not looked at."""
-    pixels = batch.pixels[:1].expand(count, -1, -1, -1)
-    empty = FrameBatch(pixels, np.zeros(count), np.zeros(count, bool))
-    nowhere = torch.full((count, landmarks.POINTS, 2), torch.nan)
-    return empty, TrackedFace(nowhere, torch.zeros(count, dtype=torch.bool), torch.zeros(count))
+    def note(self, text: str) -> None:
+        self._notes.append(text)
 
 
 def _is_cached(cache: Path, place: Place, identity: str) -> bool:

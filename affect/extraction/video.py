@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -38,6 +38,7 @@ from affect.extraction.container import (
     shows_nothing,
     video_stream,
 )
+from affect.extraction.failures import ExtractionError
 from affect.extraction.screen import Screen
 
 SUFFIXES = frozenset(
@@ -193,9 +194,10 @@ class Video:
             head.append(event)
             if event.frame is not None:
                 return chain(head, events), Screen(event.frame)
-        raise UserError(
-            f"{self.path}: none of its frames can be decoded: "
-            "get an undamaged, unprotected copy or convert it to H.264"
+        raise ExtractionError(
+            self.path,
+            "none of its frames can be decoded",
+            "get an undamaged, unprotected copy or convert it to H.264",
         )
 
     def _on_clock(self) -> Iterator[VideoFrame | None]:
@@ -275,43 +277,47 @@ def read_image(path: Path) -> UInt8[Tensor, "H W 3"]:
     except FFmpegError:
         pass  # no frame then says the same
     except PermissionError as error:
-        raise UserError(f"{path}: cannot be read: change its permissions") from error
+        raise ExtractionError(path, "cannot be read", "change its permissions") from error
     if not frames:
-        raise UserError(f"{path}: no image: give a picture such as a .png or .jpg")
+        raise ExtractionError(path, "no image", "give a picture such as a .png or .jpg")
     if len(frames) > 1:
-        raise UserError(f"{path}: a video, not a still image: give it as a video")
+        raise ExtractionError(path, "a video, not a still image", "give it as a video")
     return torch.from_numpy(Screen(frames[0]).show(frames[0]).copy())
 
 
-def find_videos(paths: Iterable[Path]) -> list[Path]:
-    """Video files, each once: those that are named, and those that folders hold at any depth.
+def find_files(paths: Iterable[Path], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+    """Files, each once: those that are named, and those that folders hold at any depth.
 
-    A named file is taken whatever its suffix; in folders, `SUFFIXES` tell, and what is hidden is
-    left out. The files of a folder are in order, those of several arguments in theirs.
+    A named file is taken whatever its suffix; in folders, what is hidden is left out. The files of
+    a folder are in order, those of several arguments in theirs.
+
+    Args:
+        paths: files and folders.
+        suffixes: of the files to take from folders, in lower case.
 
     Raises:
-        UserError: a path is missing, or there is no video at all.
+        UserError: a path is missing, or there is no such file at all.
     """
     paths = list(paths)
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder: check the name")
-        for file in _videos_below(path) if path.is_dir() else [path]:
+        for file in _files_below(path, suffixes) if path.is_dir() else [path]:
             found.setdefault(file.resolve(), file)
     if not found:
         raise UserError(
-            f"{', '.join(map(str, paths)) or 'no path'}: no video found: give files, or folders "
-            f"with any of {' '.join(sorted(SUFFIXES))}"
+            f"{', '.join(map(str, paths)) or 'no path'}: nothing to extract: give files, "
+            f"or folders with any of {' '.join(sorted(suffixes))}"
         )
     return list(found.values())
 
 
-def _videos_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and file.is_file()
     )

@@ -1,11 +1,7 @@
-"""What turns tracked frames into features: one class a backend, behind one protocol.
-
-A new backend is one class here, or one file, and one line in `BACKENDS`.
-"""
+"""What turns the frames and landmarks of a face into features: one class a kind, one protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from affect.errors import UserError, suggestion
 from affect.extraction import geometry
 from affect.extraction.openface import weights as openface_weights
 from affect.extraction.openface.stage import Stage, VideoUnits
@@ -35,8 +30,8 @@ class Features:
 
 
 @runtime_checkable
-class Extraction(Protocol):
-    """The extraction of one face of one video, from batches of its frames in order."""
+class FaceFeatures(Protocol):
+    """The features of one face of one video, from batches of its frames in order."""
 
     def add(
         self,
@@ -53,11 +48,11 @@ class Extraction(Protocol):
 
 
 @runtime_checkable
-class Backend(Protocol):
-    """A way from landmarks and pixels to features.
+class FeatureExtractor(Protocol):
+    """A way from pixels and landmarks to features.
 
     Attributes:
-        name: as on the command line.
+        name: of the backend that it makes.
         weights_sha256: of its model files; empty where it has none.
         intensity_names, presence_names: of the columns.
     """
@@ -67,17 +62,18 @@ class Backend(Protocol):
     intensity_names: tuple[str, ...]
     presence_names: tuple[str, ...]
 
-    def begin(self) -> Extraction:
+    def begin(self) -> FaceFeatures:
         """Start on a face of a video."""
         ...
 
 
-class OpenFaceBackend:
+class OpenFaceFeatures:
     """OpenFace's action-unit stage with the user's model files.
 
     Args:
         home: the OpenFace folder; None for the environment variable OPENFACE_HOME.
         device: to work on.
+        still: use the models for still images.
 
     Raises:
         UserError: the folder is not there, incomplete or not OpenFace's own.
@@ -85,19 +81,19 @@ class OpenFaceBackend:
 
     name = "openface"
 
-    def __init__(self, home: Path | None, device: torch.device) -> None:
-        models = openface_weights.load(openface_weights.home_of(home))
+    def __init__(self, home: Path | None, device: torch.device, *, still: bool = False) -> None:
+        models = openface_weights.load(openface_weights.home_of(home), still=still)
         self._stage = Stage(models).to(device)
         self.weights_sha256 = models.sha256
         self.intensity_names = models.intensities.names
         self.presence_names = models.presences.names
 
-    def begin(self) -> Extraction:
+    def begin(self) -> FaceFeatures:
         """Start on a face of a video."""
-        return _OpenFaceExtraction(self._stage)
+        return _OpenFaceFace(self._stage)
 
 
-class GeometryBackend:
+class GeometryFeatures:
     """Proxies from landmarks alone: needs no model files."""
 
     name = "geometry"
@@ -105,12 +101,12 @@ class GeometryBackend:
     intensity_names = tuple(geometry.PROXIES)
     presence_names: tuple[str, ...] = ()
 
-    def begin(self) -> Extraction:
+    def begin(self) -> FaceFeatures:
         """Start on a face of a video."""
-        return _GeometryExtraction()
+        return _GeometryFace()
 
 
-class _OpenFaceExtraction:
+class _OpenFaceFace:
     def __init__(self, stage: Stage) -> None:
         self._units = VideoUnits(stage)
 
@@ -123,7 +119,7 @@ class _OpenFaceExtraction:
         return Features(units.intensity, units.presence)
 
 
-class _GeometryExtraction:
+class _GeometryFace:
     def __init__(self) -> None:
         self._proxies: list[Tensor] = []
 
@@ -134,24 +130,3 @@ class _GeometryExtraction:
     def finish(self) -> Features:
         values = torch.cat(self._proxies).numpy()
         return Features(values, np.zeros((len(values), 0), np.uint8))
-
-
-BACKENDS: Mapping[str, Callable[[Path | None, torch.device], Backend]] = {
-    "openface": OpenFaceBackend,
-    "geometry": lambda _home, _device: GeometryBackend(),
-}
-"""A backend's name and how it is made from the OpenFace folder and the device."""
-
-
-def make(name: str, home: Path | None, device: torch.device) -> Backend:
-    """The backend of that name; `auto` is openface where its folder is known, else geometry.
-
-    Raises:
-        UserError: the name is unknown, or the backend's files are not there.
-    """
-    if name == "auto":
-        known = home or openface_weights.home_in_environment()
-        name = "openface" if known else "geometry"
-    if name not in BACKENDS:
-        raise UserError(f"unknown backend {name!r}: {suggestion(name, ['auto', *BACKENDS])}")
-    return BACKENDS[name](home, device)

@@ -1,0 +1,180 @@
+"""The backends that read frames: faces found, followed, turned into features, pixels let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import affect
+from affect.data.importing import sha256_of
+from affect.data.timeline import Place
+from affect.extraction.backends.features import FaceFeatures, FeatureExtractor
+from affect.extraction.backends.protocol import Listener
+from affect.extraction.faces import detector, landmarks, networks
+from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
+from affect.extraction.faces.tracker import EVERY, Faces, FaceTracker, LandmarkSource, TrackedFace
+from affect.extraction.failures import ExtractionError
+from affect.extraction.video import SUFFIXES, FrameBatch, Video
+from affect.recording import Provenance, Recording
+
+BATCH_FRAMES = 32
+"""Frames a batch: part of what determines where the detector looks, so it never varies."""
+
+
+class FrameBackend:
+    """Extracts the faces of videos, frame by frame, on one device.
+
+    Args:
+        extractor: makes features of landmarks and pixels.
+        device: of the face networks.
+        faces: the `largest` face of a video, or `all`, each a recording of its own.
+        threads: decoding threads; 0 for as many as there are cores.
+    """
+
+    suffixes = SUFFIXES
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        device: torch.device,
+        faces: Faces = "largest",
+        threads: int = 0,
+    ) -> None:
+        self.name = extractor.name
+        self._extractor = extractor
+        self._faces: Faces = faces
+        self._threads = threads
+        self._detector = detector.load_detector().to(device)
+        self._network = landmarks.load_landmarks().to(device)
+
+    def provenance(self, path: Path) -> Provenance:
+        """The identity of a video's recordings, known before it is decoded.
+
+        Raises:
+            UserError: the video cannot be read.
+        """
+        table = csv_beside(path)
+        used: dict[str, Any] = {"landmarks": "openface-csv"}
+        if table is None:
+            sums = {name: networks.sha256(name) for name in (detector.WEIGHTS, landmarks.WEIGHTS)}
+            used = {"landmarks": sums, "faces": self._faces, "detect_every_frames": EVERY}
+        return Provenance(
+            backend=self.name,
+            backend_version=affect.__version__,
+            source_sha256=sha256_of(path, *([table] if table else [])),
+            weights_sha256=self._extractor.weights_sha256,
+            parameters=used,
+        )
+
+    def recordings(self, path: Path, place: Place, listener: Listener) -> Iterator[Recording]:
+        """The recordings of a video, one a face.
+
+        Args:
+            path: the video.
+            place: where the recording belongs; of several faces, each name gets `-face<number>`.
+            listener: is told how it goes on.
+
+        Raises:
+            UserError: the video cannot be read or shows no face.
+        """
+        provenance = self.provenance(path)
+        source = self._source(path)
+        tracks: dict[int, _Track] = {}
+        frames = 0
+        with Video(path, batch_frames=BATCH_FRAMES, threads=self._threads) as video:
+            listener.expect(path, video.frames or 0)
+            for batch in video:
+                _add(tracks, source, batch, self._extractor, frames)
+                frames += len(batch.time_s)
+                listener.advance(len(batch.time_s))
+        if not tracks:
+            raise ExtractionError(path, "no face", f"none of its {frames} frames shows one")
+        _tell_of_damage(video, frames, listener)
+        # The first face comes last: where it is cached, so are the others.
+        for number, track in sorted(tracks.items(), reverse=True):
+            name = f"{place.name}-face{number}" if self._faces == "all" else place.name
+            yield track.recording(
+                place._replace(name=name), video.rate_hz, self._extractor, provenance
+            )
+
+    def _source(self, path: Path) -> LandmarkSource:
+        table = csv_beside(path)
+        if table is not None:
+            return CsvLandmarks(table)
+        return FaceTracker(self._detector, self._network, self._faces)
+
+
+@dataclass(eq=False)
+class _Track:
+    """One face so far."""
+
+    features: FaceFeatures
+    success: list[np.ndarray] = field(default_factory=list)
+    confidence: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, batch: FrameBatch, face: TrackedFace) -> None:
+        self.features.add(batch.pixels, face.landmarks, face.success)
+        self.success.append(face.success.cpu().numpy())
+        self.confidence.append(face.confidence.cpu().numpy())
+
+    def recording(
+        self, place: Place, rate_hz: float, extractor: FeatureExtractor, provenance: Provenance
+    ) -> Recording:
+        features = self.features.finish()
+        success = np.concatenate(self.success)
+        return Recording(
+            corpus=place.corpus,
+            subject=place.subject,
+            name=place.name,
+            rate_hz=rate_hz,
+            time_s=np.arange(len(success)) / rate_hz,
+            intensity=np.where(success[:, None], features.intensity, np.nan).astype(np.float32),
+            intensity_names=extractor.intensity_names,
+            presence=features.presence * success[:, None].astype(np.uint8),
+            presence_names=extractor.presence_names,
+            confidence=np.concatenate(self.confidence).astype(np.float32),
+            success=success,
+            annotations={},
+            provenance=provenance,
+        )
+
+
+def _add(
+    tracks: dict[int, _Track],
+    source: LandmarkSource,
+    batch: FrameBatch,
+    extractor: FeatureExtractor,
+    frames_before: int,
+) -> None:
+    """Hand a batch to every face's features; a new face was absent in the frames before."""
+    faces = source.track(batch)
+    for number in faces.keys() - tracks.keys():
+        tracks[number] = _Track(extractor.begin())
+        for start in range(0, frames_before, BATCH_FRAMES):
+            count = min(BATCH_FRAMES, frames_before - start)
+            tracks[number].add(*_absent(batch, count))
+    for number, track in tracks.items():
+        if number in faces:
+            track.add(batch, faces[number])
+        else:
+            track.add(*_absent(batch, len(batch.time_s)))
+
+
+def _tell_of_damage(video: Video, frames: int, listener: Listener) -> None:
+    if video.errors:
+        listener.note(f"{video.path}: {video.errors} of {frames} frames could not be decoded")
+    if video.ended_early:
+        listener.note(f"{video.path}: ends after {frames} of {video.frames} frames: is it cut off?")
+
+
+def _absent(batch: FrameBatch, count: int) -> tuple[FrameBatch, TrackedFace]:
+    """Frames without a face; their pixels are not looked at."""
+    pixels = batch.pixels[:1].expand(count, -1, -1, -1)
+    empty = FrameBatch(pixels, np.zeros(count), np.zeros(count, bool))
+    nowhere = torch.full((count, landmarks.POINTS, 2), torch.nan)
+    return empty, TrackedFace(nowhere, torch.zeros(count, dtype=torch.bool), torch.zeros(count))
