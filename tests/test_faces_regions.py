@@ -16,7 +16,7 @@ from tests.test_faces_networks import noise
 def test_squared_by_hand():
     row = [[0, 0, 0], [10, 20, 30], [20, 40, 60], [30, 60, 90]]
     pixels = torch.tensor([[row, row]], dtype=torch.uint8)  # 2 x 4: two black rows follow
-    found = sampling.squared(pixels, 3)[0, ..., 0]
+    found = sampling.squared(pixels, 3)[0, 0]
     # columns at 0, 4/3, 8/3; rows likewise, so that the second lies 1/3 on the way to black
     expected = np.outer([1, 2 / 3, 0], [0, 40 / 3, 80 / 3])
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -24,7 +24,7 @@ def test_squared_by_hand():
 
 def test_enlarging_repeats_the_last_pixel():
     pixels = torch.tensor([[[[8] * 3, [4] * 3]] * 2], dtype=torch.uint8)
-    found = sampling.squared(pixels, 4)[0, ..., 0]
+    found = sampling.squared(pixels, 4)[0, 0]
     np.testing.assert_allclose(found, np.tile([8, 6, 4, 4], (4, 1)), atol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_crops_equal_a_loop(roll):
                 x = cx + np.cos(roll) * across - np.sin(roll) * down
                 y = cy + np.sin(roll) * across + np.cos(roll) * down
                 expected = sampled(pixels[frame].numpy(), x, y)
-                np.testing.assert_allclose(found[face, row, column], expected, atol=1e-2)
+                np.testing.assert_allclose(found[face, :, row, column], expected, atol=1e-2)
 
 
 # Boxes

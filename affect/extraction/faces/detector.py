@@ -117,16 +117,16 @@ class FaceDetector(nn.Module):
         """
         if size % _STRIDE:
             raise ValueError(f"the detector's input size must be a multiple of {_STRIDE}: {size}")
-        rgb = squared(pixels, size).flip(-1)
-        encoded = self.encode(((rgb - self.mean) / 255).permute(0, 3, 1, 2))  # [N 25 h w]
+        rgb = squared(pixels, size).flip(1)
+        encoded = self.encode((rgb - self.mean[:, None, None]) / 255)  # [N 25 h w]
         return self._decoded(encoded, scale=max(pixels.shape[1:3]) / size)
 
     def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 25 h w"]:
         """Five numbers an anchor for each cell: x, y, width, height and score, all encoded."""
-        images = functional.leaky_relu(self.conv0(images), _SLOPE)
+        images = functional.leaky_relu_(self.conv0(images), _SLOPE)
         for layer in range(1, len(_CHANNELS)):
             images = functional.max_pool2d(images, 2, ceil_mode=True)
-            images = functional.leaky_relu(self.get_submodule(f"conv{layer}")(images), _SLOPE)
+            images = functional.leaky_relu_(self.get_submodule(f"conv{layer}")(images), _SLOPE)
         images = functional.max_pool2d(
             functional.pad(images, (0, 1, 0, 1), value=-torch.inf), 2, stride=1
         )

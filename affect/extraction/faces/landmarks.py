@@ -55,11 +55,11 @@ class DenseBlock(nn.Module):
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
         """Filter."""
-        total = functional.relu(self.conv0(functional.pad(images, (0, 1, 0, 1))))
-        total = total + self.conv1(total)
-        total = total + self.conv2(functional.relu(total))
-        total = total + self.conv3(functional.relu(total))
-        return functional.relu(total)
+        total = functional.relu_(self.conv0(functional.pad(images, (0, 1, 0, 1))))
+        total = self.conv1(total).add_(total)
+        total = self.conv2(functional.relu(total)).add_(total)
+        total = self.conv3(functional.relu(total)).add_(total)
+        return functional.relu_(total)
 
 
 class LandmarkNet(nn.Module):
@@ -116,8 +116,8 @@ class LandmarkNet(nn.Module):
             frames: the frame of each region.
             flip: average with the landmarks of the mirror image: less error, twice the work.
         """
-        rgb = cropped(pixels, regions, frames, SIZE).flip(-1)
-        faces = ((rgb - self.mean) / 255).permute(0, 3, 1, 2)
+        rgb = cropped(pixels, regions, frames, SIZE).flip(1)
+        faces = (rgb - self.mean[:, None, None]) / 255
         points = self.encode(faces)
         if flip:
             mirrored = self.encode(faces.flip(-1))[:, self.mirrored]

@@ -6,39 +6,44 @@ feeds the networks so. What lies outside a frame is black.
 
 from __future__ import annotations
 
+from math import gcd
+
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from affect.extraction.faces.regions import Regions
 
 
-def squared(pixels: UInt8[Tensor, "N H W 3"], size: int) -> Float[Tensor, "N size size 3"]:
-    """Frames, made square with black below or at the right, at `size` pixels a side."""
-    side = max(pixels.shape[1:3])
-    return _along(2, _along(1, pixels, side, size), side, size)
+def squared(pixels: UInt8[Tensor, "N H W 3"], size: int) -> Float[Tensor, "N 3 size size"]:
+    """Frames, made square with black below or at the right, at `size` pixels a side.
 
-
-def _along(
-    axis: int, images: Shaped[Tensor, "N H W 3"], side: int, size: int
-) -> Float[Tensor, "N h w 3"]:
-    """Images sampled `size` times along one axis, which black continues to `side` pixels."""
-    extent = images.shape[axis]
-    places = torch.arange(size, device=images.device) * (side / size)
-    low = places.floor().long()
-    high = (low + 1).clamp(max=side - 1)
-    share = places - low
-
-    def tap(index: Int[Tensor, " n"], weight: Float[Tensor, " n"]) -> Float[Tensor, "N h w 3"]:
-        weight = (weight * (index < extent)).view(-1, *[1] * (3 - axis))
-        return images.index_select(axis, index.clamp(max=extent - 1)) * weight
-
-    return tap(low, 1 - share) + tap(high, share)
+    Resampling with corners aligned samples at i * (input - 1) / (output - 1): the wanted places
+    where black is added up to the next of the pixels that fall on an output pixel, and one more.
+    """
+    frames, *extents, _ = pixels.shape
+    side = max(extents)
+    step, output_step = (length // gcd(side, size) for length in (side, size))
+    steps = [-(-extent // step) for extent in extents]
+    filled = torch.zeros(frames, *(n * step + 1 for n in steps), 3, device=pixels.device)
+    filled[:, : extents[0], : extents[1]] = pixels
+    for axis, extent in enumerate(extents, start=1):
+        if extent == side:  # where TensorFlow.js has no pixel left, it repeats the last one
+            filled.select(axis, extent).copy_(filled.select(axis, extent - 1))
+    resampled = functional.interpolate(
+        filled.permute(0, 3, 1, 2),
+        [n * output_step + 1 for n in steps],
+        mode="bilinear",
+        align_corners=True,
+    )
+    height, width = resampled.shape[2:]
+    return functional.pad(resampled, (0, size - width, 0, size - height))
 
 
 def cropped(
     pixels: UInt8[Tensor, "N H W 3"], regions: Regions, frames: Int[Tensor, " K"], size: int
-) -> Float[Tensor, "K size size 3"]:
+) -> Float[Tensor, "K 3 size size"]:
     """Each region of its frame, turned upright, at `size` pixels a side.
 
     Args:
@@ -47,24 +52,21 @@ def cropped(
         frames: the frame of each region.
         size: pixels a side.
     """
-    steps = torch.arange(size, device=pixels.device) / size
-    places = regions.to_frame(torch.cartesian_prod(steps, steps).flip(-1)[None])  # [K size^2 2]
-    low = places.floor()
-    share = places - low
-    total = torch.zeros(*places.shape[:2], 3, device=pixels.device)
-    for corner in torch.cartesian_prod(*[torch.arange(2, device=pixels.device)] * 2):
-        weight = torch.where(corner == 1, share, 1 - share).prod(dim=-1)
-        total += _fetched(pixels, frames, low.long() + corner) * weight[..., None]
-    return total.view(-1, size, size, 3)
+    ends = torch.cartesian_prod(*[torch.arange(2.0, device=pixels.device)] * 2)  # down, across
+    corners = regions.to_frame(ends.flip(-1)[None])  # K 4 2
+    rows, columns = (_needed(corners[..., axis], pixels.shape[2 - axis]) for axis in (1, 0))
+    part = pixels[:, rows, columns].index_select(0, frames).permute(0, 3, 1, 2).float()
+    # grid_sample counts from -1 at the first pixel's middle to 1 at the last one's
+    first = corners.new_tensor((columns.start, rows.start))
+    extent = corners.new_tensor((part.shape[3], part.shape[2]))
+    origin, right, down, _ = ((corners - first) * (2 / (extent - 1)) - 1).unbind(1)  # each K 2
+    steps = torch.arange(size, device=pixels.device)[:, None] / size
+    across = (right - origin)[:, None, None] * steps  # K 1 size 2
+    grid = across + ((down - origin)[:, None] * steps + origin[:, None])[:, :, None]
+    return functional.grid_sample(part, grid, padding_mode="zeros", align_corners=True)
 
 
-def _fetched(
-    pixels: UInt8[Tensor, "N H W 3"], frames: Int[Tensor, " K"], places: Int[Tensor, "K P 2"]
-) -> Float[Tensor, "K P 3"]:
-    """Pixels at whole-numbered places (x, y); 0 outside the frame."""
-    _, height, width, _ = pixels.shape
-    column, row = places.unbind(dim=-1)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    row = frames[:, None] * height + row.clamp(0, height - 1)
-    flat = row * width + column.clamp(0, width - 1)
-    return pixels.reshape(-1, 3)[flat] * inside[..., None].float()
+def _needed(places: Float[Tensor, "K P"], extent: int) -> slice:
+    """The rows or columns that places lie between, two at least."""
+    start = min(max(int(places.amin()), 0), extent - 2)
+    return slice(start, max(min(int(places.amax()) + 2, extent), start + 2))
