@@ -122,7 +122,7 @@ def test_fhog_equals_dlibs(seed):
     rng = np.random.default_rng(seed)
     faces = rng.integers(0, 256, (4, 112, 112, 3), dtype=np.uint8)
     faces[3] = np.clip(np.cumsum(rng.normal(size=(112, 112, 3)), axis=0) * 5 + 128, 0, 255)
-    found = Fhog()(torch.from_numpy(faces)).view(4, 12, 12, 31)
+    found = Fhog().batched(torch.from_numpy(faces)).view(4, 12, 12, 31)
     expected = np.stack([pyfhog.extract_fhog_features(face, 8) for face in faces])
     off = np.abs(found.numpy() - expected.reshape(found.shape)).max(axis=-1) > 1e-5
     assert not off[~near_ties(faces)].any()

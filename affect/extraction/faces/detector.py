@@ -17,6 +17,7 @@ from torch.nn import functional
 from affect.extraction.faces.boxes import unsuppressed
 from affect.extraction.faces.networks import SeparableConv, frozen
 from affect.extraction.faces.sampling import squared
+from affect.extraction.parts import InParts
 
 WEIGHTS = "face_detector"
 
@@ -69,6 +70,7 @@ class FaceDetector(nn.Module):
         self.conv0 = nn.Conv2d(3, _CHANNELS[0], kernel_size=3)
         for layer, channels in enumerate(pairwise(_CHANNELS), start=1):
             self.add_module(f"conv{layer}", SeparableConv(*channels))
+        self._in_parts = InParts(cpu=4)
         self.conv8 = nn.Conv2d(_CHANNELS[-1], 5 * len(_ANCHORS), kernel_size=1)
         self.register_buffer("anchors", torch.tensor(_ANCHORS), persistent=False)
         self.register_buffer("mean", torch.tensor(_MEAN_RGB), persistent=False)
@@ -118,7 +120,8 @@ class FaceDetector(nn.Module):
         if size % _STRIDE:
             raise ValueError(f"the detector's input size must be a multiple of {_STRIDE}: {size}")
         rgb = squared(pixels, size).flip(1)
-        encoded = self.encode((rgb - self.mean[:, None, None]) / 255)  # [N 25 h w]
+        images = (rgb - self.mean[:, None, None]) / 255
+        encoded = self._in_parts(self.encode, images)  # [N 25 h w]
         return self._decoded(encoded, scale=max(pixels.shape[1:3]) / size)
 
     def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 25 h w"]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from affect.extraction.faces.networks import SeparableConv, frozen
 from affect.extraction.faces.regions import Regions, around_boxes, around_landmarks
 from affect.extraction.faces.sampling import cropped
+from affect.extraction.parts import InParts
 
 WEIGHTS = "face_landmarks"
 POINTS = 68
@@ -76,6 +77,7 @@ class LandmarkNet(nn.Module):
         for block, (first, width) in enumerate(zip(firsts, channels, strict=True)):
             self.add_module(f"dense{block}", DenseBlock(first, width))
         self.fc = nn.Linear(channels[-1], 2 * POINTS)
+        self._in_parts = InParts(cpu=16)
         self.register_buffer("mean", torch.tensor(_MEAN_RGB), persistent=False)
         self.register_buffer("mirrored", torch.tensor(MIRRORED), persistent=False)
 
@@ -118,9 +120,9 @@ class LandmarkNet(nn.Module):
         """
         rgb = cropped(pixels, regions, frames, SIZE).flip(1)
         faces = (rgb - self.mean[:, None, None]) / 255
-        points = self.encode(faces)
+        points = self._in_parts(self.encode, faces)
         if flip:
-            mirrored = self.encode(faces.flip(-1))[:, self.mirrored]
+            mirrored = self._in_parts(self.encode, faces.flip(-1))[:, self.mirrored]
             # Pixel i of the mirror image is pixel SIZE - 1 - i; pixel i lies at i / SIZE.
             x = (SIZE - 1) / SIZE - mirrored[..., 0]
             points = (points + torch.stack((x, mirrored[..., 1]), dim=-1)) / 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from affect.extraction.openface.weights import POINTS, ShapeModel
 
@@ -28,6 +29,7 @@ _FRACTIONS = 2**_PLACE_BITS
 _FRACTION_SHIFT = 5
 _HALF_FRACTION = 16
 """From 1/1024 to 1/32 pixel, rounded."""
+_BORDER = 2
 
 
 class Alignment(nn.Module):
@@ -119,23 +121,36 @@ def inside(outline: Float[Tensor, "T 27 2"]) -> Bool[Tensor, "T 112 112"]:
 def _bilinear(
     pixels: UInt8[Tensor, "T H W 3"], place: Int[Tensor, "T 2 112 112"]
 ) -> UInt8[Tensor, "T 112 112 3"]:
-    """The pixels at places in 1/32 pixel, in whole numbers; rounded half up."""
-    frames, height, width, _ = pixels.shape
-    flat = pixels.reshape(-1, 3)
-    first = torch.arange(frames, device=pixels.device).view(-1, 1, 1) * (height * width)
-    whole, fraction = place >> _PLACE_BITS, place & (_FRACTIONS - 1)
-    total = torch.full((frames * SIZE * SIZE, 3), _FRACTIONS**2 // 2, device=pixels.device)
-    total = total.int()
-    for down in (0, 1):
-        for right in (0, 1):
-            x, y = whole[:, 0] + right, whole[:, 1] + down
-            weight_x = fraction[:, 0] if right else _FRACTIONS - fraction[:, 0]
-            weight_y = fraction[:, 1] if down else _FRACTIONS - fraction[:, 1]
-            seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1) + first
-            weight = weight_x * weight_y * seen
-            total += flat.index_select(0, index.flatten()) * weight.view(-1, 1)
+    """The pixels at places in 1/32 pixel, in whole numbers; rounded half up.
+
+    A black border of two pixels stands for all that lies outside the frame.
+    """
+    x, y = (place >> _PLACE_BITS).unbind(1)
+    columns, rows = _seen(x, pixels.shape[2]), _seen(y, pixels.shape[1])
+    part = functional.pad(pixels[:, rows, columns], (0, 0, *[_BORDER] * 4))
+    frames, height, width, _ = part.shape
+    x = (x - columns.start + _BORDER).clamp(0, width - 2)
+    y = (y - rows.start + _BORDER).clamp(0, height - 2)
+    first = torch.arange(frames, device=pixels.device, dtype=x.dtype).view(-1, 1, 1)
+    index = ((first * height + y) * width + x).flatten()
+    right, down = (place & (_FRACTIONS - 1)).transpose(0, 1).flatten(1)
+    left, up = _FRACTIONS - right, _FRACTIONS - down
+    flat = part.view(-1, 3)
+    total = torch.full((len(index), 3), _FRACTIONS**2 // 2, dtype=x.dtype, device=pixels.device)
+    for step, weight in (
+        (0, left * up),
+        (1, right * up),
+        (width, left * down),
+        (width + 1, right * down),
+    ):
+        total += flat.index_select(0, index + step) * weight.unsqueeze(-1)
     return (total >> 2 * _PLACE_BITS).to(torch.uint8).view(frames, SIZE, SIZE, 3)
+
+
+def _seen(places: Int[Tensor, "T 112 112"], extent: int) -> slice:
+    """The rows or columns of a frame that places and their neighbours lie in; one at least."""
+    start = min(max(int(places.amin()), 0), extent - 1)
+    return slice(start, max(min(int(places.amax()) + 2, extent), start + 1))
 
 
 def _lifted(outline: Float[Tensor, "T 68 2"]) -> Float[Tensor, "T 27 2"]:

