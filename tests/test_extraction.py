@@ -89,11 +89,11 @@ def batches(pixels, size=16, decoded=None):
         yield FrameBatch(torch.from_numpy(pixels[rows]), time_s, decoded[rows])
 
 
-def tracked(pixels, faces="largest", decoded=None):
+def tracked(pixels, faces="largest", decoded=None, size=16):
     """Success, confidence and landmarks of each face over all batches, and the tracker."""
-    tracker = FaceTracker(SquareDetector(), CentreNet(), faces)
+    tracker = FaceTracker(SquareDetector(), CentreNet(), faces, segment_frames=16)
     found = {}
-    for number, batch in enumerate(batches(pixels, decoded=decoded)):
+    for number, batch in enumerate(batches(pixels, size, decoded)):
         for face, seen in tracker.track(batch).items():
             found.setdefault(face, {})[number] = seen
     return found, tracker
@@ -152,6 +152,20 @@ def test_all_faces_are_followed_each_under_its_number():
     assert sorted(found) == [0, 1]
     assert success_of(found[0], 48).all()
     assert (success_of(found[1], 48) == (np.arange(48) >= 20)).all()
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_batches_of_several_segments_change_nothing(size):
+    places = [[(20 + f, 20, 30, 200)] * (f not in range(19, 30)) for f in range(70)]
+
+    def landmarks(size):
+        (face,) = tracked(film(places), size=size)[0].values()
+        rows = torch.full((70, 68, 2), torch.nan)
+        for number, seen in face.items():
+            rows[number * size : number * size + len(seen.landmarks)] = seen.landmarks
+        return rows
+
+    torch.testing.assert_close(landmarks(size), landmarks(16), equal_nan=True)
 
 
 def test_an_empty_film_has_no_face():

@@ -95,6 +95,7 @@ class Video:
         rate_hz: frames a second of the clock.
         frames: how many to expect, from the header; None where it does not say.
         height, width: of the upright picture, in pixels; frames of another size are scaled to it.
+        batch_frames: frames a batch; only the last may have fewer.
         errors: frames so far that could not be decoded, or only by patching holes.
     """
 
@@ -133,7 +134,7 @@ class Video:
             raise
         self.height, self.width = self._screen.height, self._screen.width
         affordable = batch_bytes // (self.height * self.width * 3)
-        self._batch_frames = max(1, min(batch_frames, affordable))
+        self.batch_frames = max(1, min(batch_frames, affordable))
         self._pictures = self._on_clock()
 
     def __enter__(self) -> Video:
@@ -172,10 +173,10 @@ class Video:
     def _batch(self) -> FrameBatch | None:
         """The next frames; None after the last."""
         # NumPy's zeros cost nothing until they are touched, and stay where a frame is missing.
-        pixels = np.zeros((self._batch_frames, self.height, self.width, 3), np.uint8)
-        decoded = np.zeros(self._batch_frames, bool)
+        pixels = np.zeros((self.batch_frames, self.height, self.width, 3), np.uint8)
+        decoded = np.zeros(self.batch_frames, bool)
         count = 0
-        for picture in islice(self._pictures, self._batch_frames):
+        for picture in islice(self._pictures, self.batch_frames):
             if picture is not None:
                 decoded[count] = True
                 pixels[count] = self._screen.show(picture)

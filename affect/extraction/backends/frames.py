@@ -17,13 +17,21 @@ from affect.extraction.backends.features import FaceFeatures, FeatureExtractor
 from affect.extraction.backends.protocol import Listener
 from affect.extraction.faces import detector, landmarks, networks
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
-from affect.extraction.faces.tracker import EVERY, Faces, FaceTracker, LandmarkSource, TrackedFace
+from affect.extraction.faces.tracker import (
+    EVERY,
+    SEGMENT_FRAMES,
+    Faces,
+    FaceTracker,
+    LandmarkSource,
+    TrackedFace,
+)
 from affect.extraction.failures import ExtractionError
+from affect.extraction.stream import ahead, joined
 from affect.extraction.video import SUFFIXES, FrameBatch, Video
 from affect.recording import Provenance, Recording
 
-BATCH_FRAMES = 32
-"""Frames a batch: part of what determines where the detector looks, so it never varies."""
+_GPU_SEGMENTS = 8
+"""Segments a batch on a GPU, which small batches leave idle."""
 
 
 class FrameBackend:
@@ -49,6 +57,8 @@ class FrameBackend:
         self._extractor = extractor
         self._faces: Faces = faces
         self._threads = threads
+        self._device = device
+        self._segments = 1 if device.type == "cpu" else _GPU_SEGMENTS
         self._detector = detector.load_detector().to(device)
         self._network = landmarks.load_landmarks().to(device)
 
@@ -83,12 +93,12 @@ class FrameBackend:
             UserError: the video cannot be read or shows no face.
         """
         provenance = self.provenance(path)
-        source = self._source(path)
         tracks: dict[int, _Track] = {}
         frames = 0
-        with Video(path, batch_frames=BATCH_FRAMES, threads=self._threads) as video:
+        with Video(path, batch_frames=SEGMENT_FRAMES, threads=self._threads) as video:
             listener.expect(path, video.frames or 0)
-            for batch in video:
+            source = self._source(path, video.batch_frames)
+            for batch in joined(ahead(video), self._segments, self._device):
                 _add(tracks, source, batch, self._extractor, frames)
                 frames += len(batch.time_s)
                 listener.advance(len(batch.time_s))
@@ -102,11 +112,13 @@ class FrameBackend:
                 place._replace(name=name), video.rate_hz, self._extractor, provenance
             )
 
-    def _source(self, path: Path) -> LandmarkSource:
+    def _source(self, path: Path, segment_frames: int) -> LandmarkSource:
         table = csv_beside(path)
         if table is not None:
             return CsvLandmarks(table)
-        return FaceTracker(self._detector, self._network, self._faces)
+        return FaceTracker(
+            self._detector, self._network, self._faces, segment_frames=segment_frames
+        )
 
 
 @dataclass(eq=False)
@@ -155,9 +167,8 @@ def _add(
     faces = source.track(batch)
     for number in faces.keys() - tracks.keys():
         tracks[number] = _Track(extractor.begin())
-        for start in range(0, frames_before, BATCH_FRAMES):
-            count = min(BATCH_FRAMES, frames_before - start)
-            tracks[number].add(*_absent(batch, count))
+        for start in range(0, frames_before, SEGMENT_FRAMES):
+            tracks[number].add(*_absent(batch, min(SEGMENT_FRAMES, frames_before - start)))
     for number, track in tracks.items():
         if number in faces:
             track.add(batch, faces[number])

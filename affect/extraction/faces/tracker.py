@@ -1,6 +1,6 @@
 """From frames to the landmarks of each face, followed from batch to batch.
 
-The detector looks at some frames of a batch; where two neighbouring looks differ, at all frames
+The detector looks at some frames of a segment; where two neighbouring looks differ, at all frames
 between. Between two looks a face's region moves evenly, so that a jump of the detector cannot pass
 for a movement of the face, and every frame's landmarks are read in its own region.
 """
@@ -27,6 +27,9 @@ Faces = Literal["largest", "all"]
 
 EVERY = 8
 """Frames from one look of the detector to the next."""
+
+SEGMENT_FRAMES = 32
+"""The detector looks at the first and the last frame of each segment, whatever a batch's length."""
 
 _SAME_FACE = 0.3
 """Least overlap of a face's box with the one before."""
@@ -83,15 +86,22 @@ class FaceTracker:
         network: on the same device.
         faces: `largest` follows the face that was largest when it was found; `all` follows each.
         every: frames from one look of the detector to the next.
+        segment_frames: of which every batch but the last is a multiple.
     """
 
     def __init__(
-        self, detector: FaceDetector, network: LandmarkNet, faces: Faces, every: int = EVERY
+        self,
+        detector: FaceDetector,
+        network: LandmarkNet,
+        faces: Faces,
+        every: int = EVERY,
+        segment_frames: int = SEGMENT_FRAMES,
     ) -> None:
         self._detector = detector
         self._network = network
         self._faces = faces
         self._every = every
+        self._segment_frames = segment_frames
         self._known: dict[int, _Seen] = {}
         self._numbers = 0
 
@@ -117,7 +127,7 @@ class FaceTracker:
     ) -> dict[int, tuple[Tensor, Tensor]]:
         """Boxes and scores of every frame that was looked at."""
         count = len(pixels)
-        looks = [*range(0, count - 1, self._every), count - 1]
+        looks = self._looks(count)
         found = self._detected(pixels, looks)
         between = [
             frame
@@ -130,6 +140,14 @@ class FaceTracker:
         beside = {int(frame) for frame in (*(lost - 1), *(lost + 1)) if 0 <= frame < count}
         more = sorted({*between, *beside, *map(int, lost)} - found.keys())
         return found | self._detected(pixels, more)
+
+    def _looks(self, count: int) -> list[int]:
+        """The frames of a batch to look at first."""
+        looks: list[int] = []
+        for start in range(0, count, self._segment_frames):
+            last = min(start + self._segment_frames, count) - 1
+            looks += [*range(start, last, self._every), last]
+        return looks
 
     def _detected(self, pixels: Tensor, frames: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
         if not frames:
