@@ -10,6 +10,7 @@ help:
 	@echo "make demo   a synthetic corpus, two networks, a comparison (under three minutes)"
 	@echo "make test   lint, types, import layers and tests"
 	@echo "make bench  speed and memory, written to bench.json"
+	@echo "            (BENCH='--video CLIP --reference CSV' for level 1, with OPENFACE_HOME)"
 	@echo "make setup  the environment in $(VENV) alone"
 
 setup: $(VENV)/.ready
@@ -39,7 +40,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python benchmarks/level2.py --out bench.json
+	$(BIN)/python benchmarks/bench.py --out bench.json $(BENCH)
 
 clean:
 	rm -rf demo bench.json

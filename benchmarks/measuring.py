@@ -21,7 +21,7 @@ class Outcome:
 
     Attributes:
         goal: what was asked for, in words.
-        met: whether it was reached.
+        met: whether it was reached; None where it could not be measured.
         summary: the result in words.
         repeats: measurements behind a median.
         settings: sizes and conditions.
@@ -30,7 +30,7 @@ class Outcome:
     """
 
     goal: str
-    met: bool
+    met: bool | None
     summary: str
     repeats: int
     settings: dict[str, Any]

@@ -8,7 +8,28 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "level2.py"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bench.py"
+SHARED = Path(__file__).parents[2] / "shared"
+LEVEL1 = {
+    "steps": {
+        "decoding",
+        "tracking",
+        "shape fit",
+        "alignment",
+        "FHOG",
+        "regressors",
+        "action units",
+        "FHOG by pyfhog",
+    },
+    "extraction": {"frames_per_s", "short_s", "long_s"},
+    "length": {"short_mib", "long_mib", "two_hours_mib"},
+    "exactness": {
+        "full_mean_error",
+        "full_agreement",
+        "one_decimal_mean_error",
+        "one_decimal_agreement",
+    },
+}
 MEDIANS = {
     "training": {"lightning_windows_per_s", "bare_windows_per_s", "ratio", "equal_weights"},
     "reading": {"store_s", "series_s"},
@@ -66,6 +87,29 @@ def test_only_the_items_that_were_asked_for_run(tmp_path):
     command = [sys.executable, str(SCRIPT), "--out", str(path), "--quick", "--only", "start"]
     subprocess.run(command, capture_output=True, check=True)
     assert list(json.loads(path.read_text())["items"]) == ["start"]
+
+
+def test_level_1_says_what_it_lacks(report):
+    for name in LEVEL1:
+        item = report["items"][name]
+        assert item["met"] is None
+        assert "--video" in item["summary"]
+
+
+@pytest.mark.openface
+@pytest.mark.real_data
+def test_level_1_is_measured_where_its_files_are(openface_home, tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip("no clips beside the project")
+    given = ["--video", SHARED / "videos" / "single_face.mp4", "--openface", openface_home]
+    given += ["--reference", SHARED / "openface-reference" / "single_face.csv.gz"]
+    names = ("steps", "exactness")
+    path = tmp_path / "bench.json"
+    command = [sys.executable, SCRIPT, "--out", path, "--quick", "--only", *names, *given]
+    subprocess.run(list(map(str, command)), capture_output=True, check=True)
+    items = json.loads(path.read_text())["items"]
+    assert all(set(items[name]["median"]) == LEVEL1[name] for name in names)
+    assert items["exactness"]["met"] is True
 
 
 def numbers(values):

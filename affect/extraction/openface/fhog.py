@@ -25,7 +25,8 @@ _SINES = (0.0, 0.3420, 0.6428, 0.8660, 0.9848, 0.9848, 0.8660, 0.6428, 0.3420)
 _TRUNCATION = 0.2
 _REGULARISER = 1e-4
 _TEXTURE = 0.2357
-_COMPILED = find_spec("pyfhog") is not None
+INSTALLED = find_spec("pyfhog") is not None
+"""Whether dlib's own code is there, in the package pyfhog."""
 
 
 class Fhog(nn.Module):
@@ -43,7 +44,7 @@ class Fhog(nn.Module):
         Args:
             faces: blue, green, red; of equally strong gradients the first channel's counts.
         """
-        if _COMPILED and faces.device.type == "cpu":
+        if INSTALLED and faces.device.type == "cpu":
             return compiled(faces)
         return self.batched(faces)
 

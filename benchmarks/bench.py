@@ -1,4 +1,4 @@
-"""Speed and memory of training on action units, as a table and a JSON file.
+"""Speed and memory of extraction and of training, as a table and a JSON file.
 
 Every item runs in a process of its own and says its goal and whether it was met. What is compared
 is measured side by side, so that ratios hold on any machine; seconds are this machine's.
@@ -17,14 +17,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from measuring import apart
+from extracting import Given
+from measuring import Outcome, apart
 from rich.console import Console
 from rich.table import Table
 
+from affect.extraction.openface.weights import home_in_environment
 from affect.files import write_whole
 from affect.training.run import git_commit, versions
 
 ITEMS = {
+    "steps": "extracting:measure_steps",
+    "extraction": "extracting:measure_whole",
+    "length": "extracting:measure_length",
+    "exactness": "extracting:measure_exactness",
     "training": "training:measure",
     "reading": "caching:measure_reading",
     "listing": "caching:measure_listing",
@@ -32,7 +38,10 @@ ITEMS = {
     "scaling": "footprint:measure_scaling",
     "start": "starting:measure",
 }
-"""An item's name and the `module:function` that measures it, given a folder and `quick`."""
+"""An item's name and the `module:function` that measures it, given a folder and `quick`,
+and for level 1 what was `Given`."""
+
+MET = {True: "yes", False: "[bold]no", None: "not measured"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,23 +55,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=1,
         help="of torch; one by default: with more, a busy neighbour stalls them all",
     )
+    level1 = parser.add_argument_group("level 1", "needs all of these")
+    level1.add_argument("--video", type=Path, help="a clip of one face, best of 640 x 360")
+    level1.add_argument("--reference", type=Path, help="OpenFace's CSV of it")
+    level1.add_argument("--openface", type=Path, help="OpenFace's folder (or OPENFACE_HOME)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all works")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when a process imports torch
+    files = (options.video, options.reference, options.openface or home_in_environment())
+    given = Given(*filter(None, files)) if all(files) else None
     console = Console(stderr=True)
     report = {"quick": options.quick, "threads": options.threads, **conditions(), "items": {}}
     for name in options.only:
         console.print(f"{name} ...")
-        report["items"][name] = measure(name, options.quick)
+        report["items"][name] = measure(name, options.quick, given)
     write_whole(options.out, (json.dumps(report, indent=2) + "\n").encode())
     Console().print(table(report["items"]))
 
 
-def measure(name: str, quick: bool) -> dict[str, Any]:
+def measure(name: str, quick: bool, given: Given | None) -> dict[str, Any]:
     """An item's outcome as JSON values, and the machine's load before it."""
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        return {**asdict(apart(ITEMS[name], Path(folder), quick)), "load_before": load}
+    needed = [given] if ITEMS[name].startswith("extracting:") else []
+    if needed == [None]:
+        outcome = Outcome("", None, "give --video, --reference and --openface", 0, {}, {}, {})
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = apart(ITEMS[name], Path(folder), quick, *needed)
+    return {**asdict(outcome), "load_before": load}
 
 
 def conditions() -> dict[str, Any]:
@@ -82,11 +102,11 @@ def conditions() -> dict[str, Any]:
 
 def table(items: dict[str, dict[str, Any]]) -> Table:
     """One row an item."""
-    rows = Table(title="Level 2", title_justify="left", show_lines=True)
+    rows = Table(title="Speed and memory", title_justify="left", show_lines=True)
     for column in ("item", "measured (median)", "goal", "met"):
         rows.add_column(column)
     for name, item in items.items():
-        rows.add_row(name, item["summary"], item["goal"], "yes" if item["met"] else "[bold]no")
+        rows.add_row(name, item["summary"], item["goal"], MET[item["met"]])
     return rows
 
 
