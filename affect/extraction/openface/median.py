@@ -46,9 +46,11 @@ class RunningMedian:
     ) -> Float[Tensor, "T 4702"]:
         """The median at each frame's moment, which that frame has already entered."""
         moments = []
+        taken = -1
         for frame in range(len(descriptors)):
             self.update(descriptors[frame : frame + 1], success[frame : frame + 1])
-            moments.append(self.median())
+            moments.append(self.median() if self._taken > taken else moments[-1])
+            taken = self._taken
         return torch.stack(moments)
 
     def median(self) -> Float[Tensor, " 4702"]:
