@@ -188,7 +188,9 @@ def _import(options: argparse.Namespace) -> Result:
 
 
 def _configure_extract(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", type=_path, nargs="+", help="files, or folders of videos")
+    from affect.recording import IDENTIFYING
+
+    parser.add_argument("videos", type=_path, nargs="+", help="files, or folders of them")
     _add_cache(parser)
     parser.add_argument(
         "--backend",
@@ -204,6 +206,21 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
         choices=("largest", "all"),
         default="largest",
         help="the largest face, or all: a recording each",
+    )
+    parser.add_argument(
+        "--still",
+        action="store_true",
+        help="the files are pictures: a recording of one frame each, at 1 Hz",
+    )
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        action="extend",
+        choices=IDENTIFYING,
+        default=[],
+        help="keep what identifies people in the recordings too: landmarks (0.5 kB a frame), "
+        "descriptors (openface alone: 19 kB a frame on disk before compression, and several times "
+        "that in memory until the video ends)",
     )
     parser.add_argument("--corpus", default="videos", help="its name in the cache")
     parser.add_argument(
@@ -227,6 +244,8 @@ def _extract(options: argparse.Namespace) -> Result:
             device=options.device,
             openface_home=options.openface_home,
             faces=options.faces,
+            still=options.still,
+            keep=frozenset(options.keep),
         ),
         corpus=options.corpus,
         pattern=options.pattern,
@@ -272,28 +291,39 @@ def _info(options: argparse.Namespace) -> Result:
     for entry in store.entries(options.cache):
         corpus = corpora.setdefault(
             entry.corpus,
-            {"subjects": set(), "recordings": 0, "frames": 0, "seconds": 0.0, "faces": 0.0},
+            {
+                "subjects": set(),
+                "recordings": 0,
+                "frames": 0,
+                "seconds": 0.0,
+                "faces": 0.0,
+                "identifying": set(),
+            },
         )
         corpus["subjects"].add(entry.subject)
         corpus["recordings"] += 1
         corpus["frames"] += entry.frames
         corpus["seconds"] += entry.frames / entry.rate_hz
         corpus["faces"] += entry.faces * entry.frames
+        corpus["identifying"].update(entry.identifying)
     for corpus in corpora.values():
         corpus["subjects"] = len(corpus["subjects"])
         corpus["faces"] = round(corpus["faces"] / corpus["frames"], 4)
         corpus["seconds"] = round(corpus["seconds"], 2)
+        corpus["identifying"] = sorted(corpus["identifying"])
     rows = [
         (
             name,
             *(f"{corpus[column]:,}" for column in ("subjects", "recordings", "frames")),
             f"{corpus['seconds'] / 3600:.2f}",
             f"{corpus['faces']:.1%}",
+            "\n".join(corpus["identifying"]) or "none",
         )
         for name, corpus in corpora.items()
     ]
-    columns = ("corpus", "subjects", "recordings", "frames", "hours", "frames with a face")
-    return Result(_table(columns, rows), {"cache": str(options.cache), "corpora": corpora})
+    counts = ("subjects", "recordings", "frames", "hours", "frames with a face", "identifying")
+    data = {"cache": str(options.cache), "corpora": corpora}
+    return Result(_table(("corpus", *counts), rows), data)
 
 
 def _verify(options: argparse.Namespace) -> Result:

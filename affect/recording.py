@@ -15,6 +15,9 @@ from affect.errors import RecordingError
 
 SCHEMA_VERSION = 1
 
+IDENTIFYING = ("landmarks", "descriptors")
+"""What a recording may hold that identifies people: kept only where the user asks."""
+
 _LONGEST_STEP = 1.5
 """Periods from one frame to the next beyond which a frame is missing between them."""
 
@@ -36,7 +39,8 @@ class Provenance:
         backend_version: its version.
         source_sha256: SHA-256 of the file or files that were read, hexadecimal.
         weights_sha256: SHA-256 of the model files; empty where there are none.
-        parameters: what changes the numbers, JSON values only; never device or worker count.
+        parameters: what changes the numbers, JSON values only; never device or worker count, nor
+            what identifying data are kept beside them.
     """
 
     backend: str
@@ -47,7 +51,10 @@ class Provenance:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over all fields, hexadecimal: equal identities promise equal content."""
+        """SHA-256 over all fields, hexadecimal: equal identities promise equal numbers.
+
+        Identifying data that both recordings hold are equal too, but one may hold more of them.
+        """
         fields = (
             self.source_sha256,
             self.backend,
@@ -77,6 +84,9 @@ class Recording:
         annotations: per dimension [T], or [R, T] with one row a name of `raters`; NaN is missing.
         raters: names of the rows of [R, T] annotations.
         truth: what a generator knows of itself; empty for real recordings.
+        identifying: what identifies people, float32 with a row a frame, NaN where there is no
+            face; empty but where the user asks: `landmarks` [T, 68, 2] in pixels, and the action
+            units' `descriptors` [T, 4702].
         provenance: where the numbers come from.
     """
 
@@ -95,6 +105,7 @@ class Recording:
     presence: UInt8[np.ndarray, "T P"] | None = None
     presence_names: tuple[str, ...] = ()
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    identifying: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -158,3 +169,9 @@ def _invariants(rec: Recording):  # noqa: ANN202 - pairs of (broken, message), l
             f"{len(rec.raters)} raters were given",
         )
         yield bool(np.isinf(values).any()), f"annotation {dimension!r} has infinite values"
+    for name, values in rec.identifying.items():
+        yield (
+            values.shape[:1] != (frames,),
+            f"identifying {name!r} is {values.shape}, {frames} frames were given",
+        )
+        yield bool(np.isinf(values).any()), f"identifying {name!r} has infinite values"

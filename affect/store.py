@@ -37,7 +37,10 @@ _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "s
 
 @dataclass(frozen=True)
 class Entry:
-    """A recording as a cache lists it: read from the file's header alone."""
+    """A recording as a cache lists it: read from the file's header alone.
+
+    `identifying` names what it holds that identifies people.
+    """
 
     path: Path
     corpus: str
@@ -47,6 +50,7 @@ class Entry:
     rate_hz: float
     faces: float
     identity: str
+    identifying: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -75,14 +79,18 @@ def write(recording: Recording, cache: Path) -> Path:
     return path
 
 
-def read(path: Path) -> Recording:
+def read(path: Path, *, identifying: bool = False) -> Recording:
     """The recording in a file.
+
+    Args:
+        path: the file.
+        identifying: read what identifies people too: nothing that trains on action units needs it.
 
     Raises:
         RecordingError: the file is missing, truncated, foreign or of another schema version.
     """
     with _open(path) as file:
-        return _from_file(file)
+        return _from_file(file, identifying)
 
 
 def verify(path: Path) -> None:
@@ -91,7 +99,7 @@ def verify(path: Path) -> None:
     Raises:
         RecordingError: naming the file and what is wrong with it.
     """
-    recording = read(path)
+    recording = read(path, identifying=True)
     try:
         check(recording)
     except RecordingError as error:
@@ -155,6 +163,7 @@ def entry(path: Path) -> Entry:
         rate_hz=header["rate_hz"],
         faces=header["faces"],
         identity=header["identity"],
+        identifying=tuple(header.get("identifying", ())),
     )
 
 
@@ -225,6 +234,7 @@ def _summary(recording: Recording, file_bytes: int) -> dict[str, Any]:
         "rate_hz": recording.rate_hz,
         "faces": round(float(recording.success.mean()), 6),
         "identity": recording.provenance.identity,
+        **({"identifying": sorted(recording.identifying)} if recording.identifying else {}),
     }
 
 
@@ -280,6 +290,7 @@ def _arrays(recording: Recording) -> dict[str, np.ndarray]:
         "success": recording.success,
         **{f"annotation/{_encode(k)}": v for k, v in recording.annotations.items()},
         **{f"truth/{_encode(k)}": v for k, v in recording.truth.items()},
+        **{f"identifying/{_encode(k)}": v for k, v in recording.identifying.items()},
     }
 
 
@@ -326,7 +337,7 @@ def _open(path: Path, *, headed: bool = True) -> Iterator[h5py.File]:
         ) from error
 
 
-def _from_file(file: h5py.File) -> Recording:
+def _from_file(file: h5py.File, identifying: bool) -> Recording:
     attributes = _attributes_of(file)
     return Recording(
         corpus=str(attributes["corpus"]),
@@ -343,6 +354,7 @@ def _from_file(file: h5py.File) -> Recording:
         annotations=_group(file, "annotation"),
         raters=tuple(json.loads(attributes["raters"])),
         truth=_group(file, "truth"),
+        identifying=_group(file, "identifying") if identifying else {},
         provenance=Provenance(
             backend=str(attributes["backend"]),
             backend_version=str(attributes["backend_version"]),

@@ -98,10 +98,11 @@ def write_sound(path: Path, seconds: float = 0.2) -> Path:
 
 
 def write_picture(path: Path, pixels: np.ndarray, codec: str = "png") -> Path:
-    """A still image: BGR pixels as a .png or .jpg, whatever the path's suffix."""
+    """A still image: BGR pixels as the codec stores them, whatever the path's suffix."""
     context = av.CodecContext.create(codec, "w")
     context.height, context.width = pixels.shape[:2]
-    context.pix_fmt = {"png": "rgb24", "mjpeg": "yuvj420p"}[codec]
+    formats = {"mjpeg": "yuvj420p", "bmp": "bgr24", "pgm": "gray", "libwebp": "bgra"}
+    context.pix_fmt = formats.get(codec, "rgb24")
     context.time_base = Fraction(1, 25)
     frame = av.VideoFrame.from_ndarray(pixels, "bgr24").reformat(format=context.pix_fmt)
     packets = [*context.encode(frame), *context.encode()]

@@ -7,6 +7,7 @@ and shares no code with `affect.extraction.openface`.
 import struct
 
 import numpy as np
+import pyfhog
 from matplotlib.path import Path as Outline
 from scipy.spatial.transform import Rotation
 
@@ -102,6 +103,15 @@ def poses(frames, seed=0, width=200, height=180):
     return np.stack(points), np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
 
 
+def columns(landmarks):
+    """Landmarks [T, 68, 2] under the names that OpenFace's CSV has for them."""
+    return {
+        f"{axis}_{point}": landmarks[:, point, i]
+        for i, axis in enumerate("xy")
+        for point in range(68)
+    }
+
+
 def fit(landmarks, mean, components, eigenvalues):
     """Gauss-Newton for one frame: scale, rotation, translation, parameters."""
     seen = landmarks[:, 0] != 0
@@ -169,6 +179,15 @@ def align(picture, landmarks, shift, mean):
             weights = np.outer([32 - v, v], [32 - u, u])
             face[row, column] = ((weights[..., None] * four).sum(axis=(0, 1)) + 512) >> 10
     return face
+
+
+def describe(picture, landmarks, mean, components, eigenvalues):
+    """One frame's descriptor [4702]: gradients of its face, deformation, deformation's modes."""
+    _, _, shift, local = fit(landmarks, mean, components, eigenvalues)
+    face = align(picture, landmarks, shift, mean)
+    return np.concatenate(
+        [np.ravel(pyfhog.extract_fhog_features(face, 8)), components @ local, local]
+    )
 
 
 def medians(descriptors, success):

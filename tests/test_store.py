@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from affect import files, store
 from affect.errors import RecordingError, UserError
-from affect.recording import Provenance, check
+from affect.recording import IDENTIFYING, Provenance, check
 from tests.builders import NAMES, recording
 
 
@@ -74,6 +75,39 @@ def test_the_format_is_the_documented_one_for_any_hdf5_reader(tmp_path):
         assert len(file.attrs["checksum"]) == 64
 
 
+@st.composite
+def identifying(draw, frames):
+    """Some of what identifies people, of some shape."""
+    shape = st.lists(st.integers(1, 4), min_size=1, max_size=2).map(lambda sizes: (frames, *sizes))
+    numbers = st.floats(width=32, allow_infinity=False)
+    names = draw(st.sets(st.sampled_from(IDENTIFYING)))
+    return {name: draw(arrays.arrays(np.float32, shape, elements=numbers)) for name in names}
+
+
+@settings(deadline=None, max_examples=25)
+@given(kept=identifying(frames=40))
+def test_what_identifies_people_comes_back_where_it_is_asked_for(tmp_path_factory, kept):
+    cache = tmp_path_factory.mktemp("cache")
+    plain = full_recording()
+    written = dataclasses.replace(plain, identifying=kept)
+    path = store.write(written, cache)
+    store.verify(path)
+    assert_same(store.read(path, identifying=True), written)
+    assert_same(store.read(path), plain)
+    (entry,) = store.entries(cache)
+    assert entry.identifying == tuple(sorted(kept))
+    with h5py.File(path) as file:
+        assert set(file.get("identifying", ())) == set(kept)
+
+
+def test_without_identifying_data_a_file_is_what_it_was_before_there_were_any(tmp_path):
+    path = store.write(recording(), tmp_path)
+    with h5py.File(path) as file:
+        assert "identifying" not in file
+    assert b"identifying" not in path.read_bytes()[:512]
+    store.verify(path)
+
+
 names = st.text(min_size=1, max_size=30).filter(str.isprintable)
 
 
@@ -127,6 +161,8 @@ def test_identity_follows_source_backend_weights_and_parameters_alone():
         ({"time_s": np.r_[0:30, 31:61] / 5.0}, "frames are missing after 5.8 s"),
         ({"intensity_names": ("AU01_r", "AU01_r", "AU12_r")}, "two action units share a name"),
         ({"intensity": np.full((60, 3), np.inf, np.float32)}, "intensities are infinite"),
+        ({"identifying": {"landmarks": np.zeros((59, 68, 2), np.float32)}}, "'landmarks' is"),
+        ({"identifying": {"descriptors": np.full((60, 9), np.inf, np.float32)}}, "has infinite"),
         ({"annotations": {"valence": np.zeros((2, 60), np.float32)}}, "annotation 'valence' is"),
         ({"annotations": {"valence": np.zeros(59, np.float32)}}, "annotation 'valence' is"),
     ],
@@ -144,6 +180,16 @@ def test_one_flipped_value_is_found(tmp_path):
     path = store.write(recording(), tmp_path)
     with h5py.File(path, "r+") as file:
         file["annotation/valence"][7] += 0.25
+    with pytest.raises(RecordingError, match="does not match its checksum"):
+        store.verify(path)
+
+
+def test_one_flipped_landmark_is_found(tmp_path):
+    landmarks = np.random.default_rng(0).random((60, 68, 2)).astype(np.float32)
+    path = store.write(recording(identifying={"landmarks": landmarks}), tmp_path)
+    with h5py.File(path, "r+") as file:
+        landmarks[7, 3, 1] += 0.25
+        file["identifying/landmarks"][:] = landmarks
     with pytest.raises(RecordingError, match="does not match its checksum"):
         store.verify(path)
 

@@ -17,7 +17,7 @@ import torch
 from affect.errors import UserError
 from affect.extraction import container
 from affect.extraction.clock import Clock
-from affect.extraction.video import SUFFIXES, Video, find_files, read_image
+from affect.extraction.video import SUFFIXES, Video, find_files
 from tests import clips
 
 LOSSY = {"codec": "libx264", "pixel_format": "yuv420p"}
@@ -437,41 +437,6 @@ def test_any_name_will_do(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     clips.write(tmp_path / "plain.mkv", clips.grey(3)).rename(tmp_path / name)
     assert shown(tmp_path / name) == shown(Path(name)) == [0, 1, 2]
-
-
-# --- still images ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["a.png", "ä %03d.png", "no suffix", "a:b.png"])
-def test_a_still_image_comes_back_to_the_bit(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    drawn = clips.noise(1, 33, 47)[0]
-    pixels = read_image(clips.write_picture(Path(name), drawn))
-    np.testing.assert_array_equal(pixels.numpy(), drawn)
-
-
-def test_a_jpeg_is_read_in_its_full_range(tmp_path):
-    drawn = clips.corners(32, 64)
-    pixels = read_image(clips.write_picture(tmp_path / "a.jpg", drawn, "mjpeg")).numpy()
-    for row, column in itertools.product((4, -5), repeat=2):
-        np.testing.assert_allclose(pixels[row, column], drawn[row, column], rtol=0, atol=8)
-
-
-@pytest.mark.parametrize(
-    ("set_up", "message"),
-    [
-        (lambda at: None, "no such file"),
-        (lambda at: at.mkdir(), "a folder"),
-        (lambda at: at.touch(), "empty"),
-        (lambda at: at.write_text("no pixels"), "no image"),
-        (lambda at: clips.write(at, clips.grey(3)), "a video"),
-    ],
-)
-def test_what_is_no_image_is_said(tmp_path, set_up, message):
-    path = tmp_path / "a.mkv"
-    set_up(path)
-    with pytest.raises(UserError, match=message):
-        read_image(path)
 
 
 # --- finding files --------------------------------------------------------------------------------

@@ -107,7 +107,9 @@ def rate_of(path: Path, stream: VideoStream) -> float:
     packets, pts = _first_packets(path, stream.index)
     if packets < 2:  # noqa: PLR2004 - a step needs two times
         raise ExtractionError(
-            path, "a single picture is no video, whatever its name", "give a video file"
+            path,
+            "a single picture is no video, whatever its name",
+            "give a video file, or --still for pictures",
         )
     named = [float(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
     measured = _typical_rate(pts, float(stream.time_base or 1))

@@ -60,7 +60,7 @@ def extract(
         files: by their place in the cache.
         cache: the folder to fill.
         backend: makes the recordings.
-        force: extract again what is cached under the same identity.
+        force: extract again what is cached under the same identity with all that is to be kept.
         listener: is told how it goes on.
     """
     for place, path in files.items():
@@ -80,7 +80,7 @@ def extract_one(
     done = Extracted(path)
     noting = _Noting(done.notes, listener or Listener())
     try:
-        if not force and _is_cached(cache, place, backend.provenance(path).identity):
+        if not force and _is_cached(cache, place, path, backend):
             done.skipped = True
         else:
             for recording in backend.recordings(path, place, noting):
@@ -124,11 +124,18 @@ class _Noting(Listener):
         self._notes.append(text)
 
 
-def _is_cached(cache: Path, place: Place, identity: str) -> bool:
-    """Whether a recording of the video is there; of several faces, the first tells for all."""
+def _is_cached(cache: Path, place: Place, path: Path, backend: Backend) -> bool:
+    """Whether a recording of the file is there and holds what is to be kept, or more.
+
+    Of several faces, the first tells for all.
+    """
+    identity = backend.provenance(path).identity
     names = (place.name, f"{place.name}-face0")
     entries = (store.find(cache, place.corpus, place.subject, name) for name in names)
-    return any(entry is not None and entry.identity == identity for entry in entries)
+    return any(
+        entry is not None and entry.identity == identity and backend.keep <= set(entry.identifying)
+        for entry in entries
+    )
 
 
 def _count(done: Extracted, recording: Recording) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+from av.filter import Graph
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
+
+_UNNAMED = range(max(kind.value for kind in Type) + 1, 40)
+"""Kinds of side data that FFmpeg may know and PyAV does not: EXIF is one of them."""
 
 
 class Screen:
@@ -21,7 +28,7 @@ class Screen:
         `side_data` makes a frame part of a reference cycle, which would live until the garbage
         collector comes: hundreds of frames. Hence it is asked for once.
         """
-        data = first.side_data.get("DISPLAYMATRIX")
+        data = _display_matrix(first)
         matrix = np.eye(3) if data is None else np.frombuffer(memoryview(data), np.int32)
         # A step along a stored row goes (a, b) on the screen, one down a column (c, d). Signs are
         # enough: odd angles go to the nearest quarter.
@@ -38,6 +45,25 @@ class Screen:
         if self._turned:
             pixels = pixels.transpose(1, 0, 2)
         return pixels[:: -1 if self._upside_down else 1, :: -1 if self._mirrored else 1]
+
+
+def _display_matrix(frame: VideoFrame) -> SideData | None:
+    try:
+        return frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 gives up on a kind that it has no name for
+        return _without_unnamed(frame).side_data.get("DISPLAYMATRIX")
+
+
+def _without_unnamed(frame: VideoFrame) -> VideoFrame:
+    """The frame without the kinds of side data that PyAV cannot name."""
+    graph = Graph()
+    start = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    removals = [graph.add("sidedata", f"mode=delete:type={kind}") for kind in _UNNAMED]
+    graph.link_nodes(start, *removals, graph.add("buffersink")).configure()
+    graph.push(frame)
+    return cast("VideoFrame", graph.pull())
 
 
 def _bgr(

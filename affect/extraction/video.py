@@ -7,7 +7,6 @@ file names. OpenCV 4.8 read every file as BT.601. Nothing here writes to a disk.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,11 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-import av
 import numpy as np
 import torch
 from av.error import FFmpegError
-from av.logging import set_level
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -30,11 +27,9 @@ from torch import Tensor
 from affect.errors import UserError
 from affect.extraction.clock import Clock
 from affect.extraction.container import (
-    OPTIONS,
     expected_frames,
     opened,
     rate_of,
-    require_content,
     shows_nothing,
     video_stream,
 )
@@ -258,32 +253,6 @@ class Video:
             except FFmpegError:
                 failures += 1
         yield None
-
-
-def read_image(path: Path) -> UInt8[Tensor, "H W 3"]:
-    """The pixels of a still image: blue, green, red; upright.
-
-    JPEG is decoded by FFmpeg, whose inverse DCT is not to the bit that of OpenCV's `imread`.
-
-    Raises:
-        UserError: the file is missing, no image, or a video.
-    """
-    require_content(path)
-    set_level(None)
-    frames: list[VideoFrame] = []
-    try:
-        # Given as bytes, no part of its name is taken for a protocol or a pattern.
-        with av.open(io.BytesIO(path.read_bytes()), "r", **OPTIONS) as container:
-            frames = list(islice(container.decode(video_stream(path, container)), 2))
-    except FFmpegError:
-        pass  # no frame then says the same
-    except PermissionError as error:
-        raise ExtractionError(path, "cannot be read", "change its permissions") from error
-    if not frames:
-        raise ExtractionError(path, "no image", "give a picture such as a .png or .jpg")
-    if len(frames) > 1:
-        raise ExtractionError(path, "a video, not a still image", "give it as a video")
-    return torch.from_numpy(Screen(frames[0]).show(frames[0]).copy())
 
 
 def find_files(paths: Iterable[Path], suffixes: Collection[str] = SUFFIXES) -> list[Path]:

@@ -28,6 +28,8 @@ class Options:
         openface_home: the OpenFace folder; None for the environment variable OPENFACE_HOME.
         faces: the `largest` face of a video, or `all`.
         threads: decoding threads; 0 for as many as there are cores.
+        still: the files are still images, not videos.
+        keep: what of `recording.IDENTIFYING` goes into the recordings.
     """
 
     backend: str = "auto"
@@ -35,13 +37,16 @@ class Options:
     openface_home: Path | None = None
     faces: Faces = "largest"
     threads: int = 0
+    still: bool = False
+    keep: frozenset[str] = frozenset()
 
 
 def make(options: Options) -> Backend:
     """The backend of these options.
 
     Raises:
-        UserError: the name is unknown, or the backend's files or the device are not there.
+        UserError: the name is unknown, the backend's files or the device are not there, or it has
+            not what is to be kept.
     """
     name = options.backend
     if name == "auto":
@@ -49,18 +54,25 @@ def make(options: Options) -> Backend:
         name = "openface" if known else "geometry"
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r}: {suggestion(name, ['auto', *BACKENDS])}")
-    return BACKENDS[name](options)
+    backend = BACKENDS[name](options)
+    missing = ", ".join(sorted(options.keep - backend.keep))
+    if missing:
+        raise UserError(f"the {name} backend has no {missing} to keep: give --backend openface")
+    return backend
 
 
 def _openface(options: Options) -> Backend:
     device = device_of(options.device)
-    features = OpenFaceFeatures(options.openface_home, device)
-    return FrameBackend(features, device, options.faces, options.threads)
+    features = OpenFaceFeatures(
+        options.openface_home, device, still=options.still, keep=options.keep
+    )
+    return FrameBackend(features, device, options.faces, options.threads, still=options.still)
 
 
 def _geometry(options: Options) -> Backend:
     device = device_of(options.device)
-    return FrameBackend(GeometryFeatures(), device, options.faces, options.threads)
+    features = GeometryFeatures(options.keep)
+    return FrameBackend(features, device, options.faces, options.threads, still=options.still)
 
 
 BACKENDS: Mapping[str, Callable[[Options], Backend]] = {

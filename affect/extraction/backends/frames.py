@@ -26,6 +26,7 @@ from affect.extraction.faces.tracker import (
     TrackedFace,
 )
 from affect.extraction.failures import ExtractionError
+from affect.extraction.image import IMAGE_SUFFIXES, Still
 from affect.extraction.stream import ahead, joined
 from affect.extraction.video import SUFFIXES, FrameBatch, Video
 from affect.recording import Provenance, Recording
@@ -42,9 +43,8 @@ class FrameBackend:
         device: of the face networks.
         faces: the `largest` face of a video, or `all`, each a recording of its own.
         threads: decoding threads; 0 for as many as there are cores.
+        still: the files are still images, each a recording of one frame.
     """
-
-    suffixes = SUFFIXES
 
     def __init__(
         self,
@@ -52,13 +52,18 @@ class FrameBackend:
         device: torch.device,
         faces: Faces = "largest",
         threads: int = 0,
+        *,
+        still: bool = False,
     ) -> None:
         self.name = extractor.name
+        self.suffixes = IMAGE_SUFFIXES if still else SUFFIXES
+        self.keep = extractor.keep
         self._extractor = extractor
         self._faces: Faces = faces
         self._threads = threads
         self._device = device
         self._segments = 1 if device.type == "cpu" else _GPU_SEGMENTS
+        self._still = still
         self._detector = detector.load_detector().to(device)
         self._network = landmarks.load_landmarks().to(device)
 
@@ -73,6 +78,8 @@ class FrameBackend:
         if table is None:
             sums = {name: networks.sha256(name) for name in (detector.WEIGHTS, landmarks.WEIGHTS)}
             used = {"landmarks": sums, "faces": self._faces, "detect_every_frames": EVERY}
+        if self._still:
+            used["still"] = True
         return Provenance(
             backend=self.name,
             backend_version=affect.__version__,
@@ -95,15 +102,16 @@ class FrameBackend:
         provenance = self.provenance(path)
         tracks: dict[int, _Track] = {}
         frames = 0
-        with Video(path, batch_frames=SEGMENT_FRAMES, threads=self._threads) as video:
+        with self._opened(path) as video:
             listener.expect(path, video.frames or 0)
             source = self._source(path, video.batch_frames)
             for batch in joined(ahead(video), self._segments, self._device):
                 _add(tracks, source, batch, self._extractor, frames)
                 frames += len(batch.time_s)
                 listener.advance(len(batch.time_s))
-        if not tracks:
-            raise ExtractionError(path, "no face", f"none of its {frames} frames shows one")
+        if not any(track.seen for track in tracks.values()):
+            shown = "it shows none" if self._still else f"none of its {frames} frames shows one"
+            raise ExtractionError(path, "no face", shown)
         _tell_of_damage(video, frames, listener)
         # The first face comes last: where it is cached, so are the others.
         for number, track in sorted(tracks.items(), reverse=True):
@@ -112,10 +120,15 @@ class FrameBackend:
                 place._replace(name=name), video.rate_hz, self._extractor, provenance
             )
 
+    def _opened(self, path: Path) -> Video | Still:
+        if self._still:
+            return Still(path)
+        return Video(path, batch_frames=SEGMENT_FRAMES, threads=self._threads)
+
     def _source(self, path: Path, segment_frames: int) -> LandmarkSource:
         table = csv_beside(path)
         if table is not None:
-            return CsvLandmarks(table)
+            return CsvLandmarks(table, still=self._still)
         return FaceTracker(
             self._detector, self._network, self._faces, segment_frames=segment_frames
         )
@@ -128,6 +141,11 @@ class _Track:
     features: FaceFeatures
     success: list[np.ndarray] = field(default_factory=list)
     confidence: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def seen(self) -> bool:
+        """Whether the face was there in any frame."""
+        return any(success.any() for success in self.success)
 
     def add(self, batch: FrameBatch, face: TrackedFace) -> None:
         self.features.add(batch.pixels, face.landmarks, face.success)
@@ -153,6 +171,7 @@ class _Track:
             success=success,
             annotations={},
             provenance=provenance,
+            identifying=features.identifying,
         )
 
 
@@ -176,7 +195,7 @@ def _add(
             track.add(*_absent(batch, len(batch.time_s)))
 
 
-def _tell_of_damage(video: Video, frames: int, listener: Listener) -> None:
+def _tell_of_damage(video: Video | Still, frames: int, listener: Listener) -> None:
     if video.errors:
         listener.note(f"{video.path}: {video.errors} of {frames} frames could not be decoded")
     if video.ended_early:

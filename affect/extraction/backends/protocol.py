@@ -30,10 +30,12 @@ class Backend(Protocol):
     Attributes:
         name: as on the command line.
         suffixes: of the files that it takes from a folder, in lower case.
+        keep: what of `recording.IDENTIFYING` its recordings hold.
     """
 
     name: str
     suffixes: frozenset[str]
+    keep: frozenset[str]
 
     def provenance(self, path: Path) -> Provenance:
         """The identity of a file's recordings, known before it is decoded.

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from affect.data import columns
@@ -31,26 +32,27 @@ def csv_beside(video: Path) -> Path | None:
 
 
 class CsvLandmarks:
-    """The one face of a CSV of FeatureExtraction, a row a frame.
+    """The one face of a CSV of FeatureExtraction, a row a frame, or of FaceLandmarkImg, one row.
 
     Args:
         path: the CSV.
+        still: it is that of a still image.
 
     Raises:
         UserError: it cannot be read, lacks a point, or holds several faces.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, still: bool = False) -> None:
         self._path = path
         frame = columns.read_csv(path, lambda name: bool(_COLUMN.fullmatch(name)))
+        if still:
+            frame = _of_still(frame, path)
         if "face_id" in frame and len(np.unique(frame.loc[:, "face_id"])) > 1:
             raise UserError(f"{path} holds several faces: give one CSV a face")
         points = [f"{axis}_{point}" for axis in "xy" for point in range(POINTS)]
         missing = [name for name in (*points, "success", "confidence") if name not in frame]
         if missing:
-            raise UserError(
-                f"{path} has no column {missing[0]!r}: run FeatureExtraction with -2Dfp"
-            )
+            raise UserError(f"{path} has no column {missing[0]!r}: run OpenFace with -2Dfp")
         values = columns.numbers(frame, points, path).reshape(-1, 2, POINTS)
         self._landmarks = torch.from_numpy(values).transpose(1, 2)
         tracked = columns.numbers(frame, ["success", "confidence"], path)
@@ -74,3 +76,14 @@ class CsvLandmarks:
         success = self._success[rows] & torch.from_numpy(batch.decoded.astype(np.bool_))
         face = TrackedFace(self._landmarks[rows], success, self._confidence[rows] * success)
         return {0: face}
+
+
+def _of_still(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """FaceLandmarkImg writes a row a face, and not that it succeeded: it found what it wrote."""
+    if len(frame) != 1:
+        raise UserError(
+            f"{path} has {len(frame)} rows, not one: leave a single face's row in it, or move it "
+            "away"
+        )
+    success = pd.Series(1, frame.index, name="success")
+    return frame if "success" in frame else frame.join(success)

@@ -107,8 +107,12 @@ class VideoUnits:
         pixels: UInt8[Tensor, "T H W 3"],
         landmarks: Float[Tensor, "T 68 2"],
         success: Bool[Tensor, " T"],
-    ) -> None:
-        """Take in the next frames; landmarks where `success` is False are not looked at."""
+    ) -> Float64[Tensor, "T 4702"]:
+        """Take in the next frames; landmarks where `success` is False are not looked at.
+
+        Returns:
+            The frames' descriptors, on the stage's device; zeros where `success` is False.
+        """
         stage = self._stage
         device = stage.fit.mean.device
         success = success.to(device)
@@ -127,6 +131,7 @@ class VideoUnits:
             (self._scores, self._success, self._settled), (scores, success, settled), strict=True
         ):
             kept.append(values.cpu())
+        return descriptors
 
     def finish(self) -> ActionUnits:
         """The action units of all frames."""

@@ -1,0 +1,90 @@
+"""Still images: their pixels, and each as a video of one frame."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.logging import set_level
+from av.video.frame import VideoFrame
+from jaxtyping import UInt8
+from torch import Tensor
+
+from affect.extraction.container import OPTIONS, require_content, video_stream
+from affect.extraction.failures import ExtractionError
+from affect.extraction.screen import Screen
+from affect.extraction.video import FrameBatch
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""What a folder's still images are known by, in lower case."""
+
+
+class Still:
+    """A still image, to be read as if it were a `Video` of one frame.
+
+    Attributes:
+        path: the file.
+        rate_hz: 1, since a frame must last for some time.
+        frames, batch_frames, errors, ended_early: as of a video that is whole.
+    """
+
+    rate_hz = 1.0
+    frames = 1
+    batch_frames = 1
+    errors = 0
+    ended_early = False
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            UserError: it is missing, no image, or a video.
+        """
+        self.path = path
+        self._pixels = read_image(path)
+
+    def __enter__(self) -> Still:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to let go of: the file is closed."""
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        """Its one frame."""
+        yield FrameBatch(self._pixels[None], np.zeros(1), np.ones(1, bool))
+
+
+def read_image(path: Path) -> UInt8[Tensor, "H W 3"]:
+    """The pixels of a still image: blue, green, red; upright.
+
+    JPEG is decoded by FFmpeg, whose inverse DCT is not to the bit that of OpenCV's `imread`.
+
+    Raises:
+        UserError: the file is missing, no image, or a video.
+    """
+    require_content(path)
+    set_level(None)
+    frames: list[VideoFrame] = []
+    try:
+        # Given as bytes, no part of its name is taken for a protocol or a pattern.
+        with av.open(io.BytesIO(path.read_bytes()), "r", **OPTIONS) as container:
+            # Phones append a depth or gain map to a JPEG, which then looks like several.
+            enough = 1 if container.format.name == "mjpeg" else 2
+            frames = list(islice(container.decode(video_stream(path, container)), enough))
+    except FFmpegError:
+        pass  # no frame then says the same
+    except PermissionError as error:
+        raise ExtractionError(path, "cannot be read", "change its permissions") from error
+    if not frames:
+        raise ExtractionError(path, "no image", "give a picture such as a .png or .jpg")
+    if len(frames) > 1:
+        raise ExtractionError(path, "a video, not a still image", "give it without --still")
+    return torch.from_numpy(Screen(frames[0]).show(frames[0]).copy())
