@@ -195,11 +195,24 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="auto",
-        help="openface, geometry, or auto: openface where its folder is known",
+        help="openface, geometry, openface-csv (reads OpenFace's own CSVs), openface-bin (runs "
+        "OpenFace's FeatureExtraction), or auto: openface-bin where it is given, openface where "
+        "its folder is known, else geometry",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument(
         "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
+    )
+    parser.add_argument(
+        "--openface-bin",
+        type=_path,
+        help="OpenFace's FeatureExtraction (default: in its folder, or on PATH)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="of FeatureExtraction, a video (default: 600 for every 1200 frames)",
     )
     parser.add_argument(
         "--faces",
@@ -246,6 +259,8 @@ def _extract(options: argparse.Namespace) -> Result:
             faces=options.faces,
             still=options.still,
             keep=frozenset(options.keep),
+            openface_bin=options.openface_bin,
+            timeout_s=options.timeout,
         ),
         corpus=options.corpus,
         pattern=options.pattern,

@@ -13,8 +13,11 @@ from affect.devices import device_of
 from affect.errors import UserError, suggestion
 from affect.extraction.backends.features import GeometryFeatures, OpenFaceFeatures
 from affect.extraction.backends.frames import FrameBackend
+from affect.extraction.backends.openface_bin import OpenFaceBin
+from affect.extraction.backends.openface_csv import OpenFaceCsv
 from affect.extraction.backends.protocol import Backend
 from affect.extraction.faces.tracker import Faces
+from affect.extraction.openface import program as openface_program
 from affect.extraction.openface import weights as openface_weights
 
 
@@ -23,13 +26,17 @@ class Options:
     """How to extract; all that a worker process needs to make its own backend.
 
     Attributes:
-        backend: a key of `BACKENDS`, or `auto`: openface where its folder is known, else geometry.
+        backend: a key of `BACKENDS`, or `auto`: openface-bin where its program is given, openface
+            where its folder is known, else geometry.
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
         openface_home: the OpenFace folder; None for the environment variable OPENFACE_HOME.
         faces: the `largest` face of a video, or `all`.
         threads: decoding threads; 0 for as many as there are cores.
         still: the files are still images, not videos.
         keep: what of `recording.IDENTIFYING` goes into the recordings.
+        openface_bin: OpenFace's program; None to look for it in its folder and on PATH.
+        timeout_s: seconds that OpenFace's program may take a video; None for what its length
+            allows.
     """
 
     backend: str = "auto"
@@ -39,6 +46,8 @@ class Options:
     threads: int = 0
     still: bool = False
     keep: frozenset[str] = frozenset()
+    openface_bin: Path | None = None
+    timeout_s: float | None = None
 
 
 def make(options: Options) -> Backend:
@@ -50,8 +59,8 @@ def make(options: Options) -> Backend:
     """
     name = options.backend
     if name == "auto":
-        known = options.openface_home or openface_weights.home_in_environment()
-        name = "openface" if known else "geometry"
+        name = "openface" if _home(options) else "geometry"
+        name = "openface-bin" if options.openface_bin else name
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r}: {suggestion(name, ['auto', *BACKENDS])}")
     backend = BACKENDS[name](options)
@@ -75,8 +84,37 @@ def _geometry(options: Options) -> Backend:
     return FrameBackend(features, device, options.faces, options.threads, still=options.still)
 
 
+def _openface_csv(options: Options) -> Backend:
+    _require_one_video_face(options)
+    return OpenFaceCsv()
+
+
+def _openface_bin(options: Options) -> Backend:
+    _require_one_video_face(options)
+    if options.timeout_s is not None and not options.timeout_s > 0:
+        raise UserError(f"--timeout {options.timeout_s:g}: give seconds above 0")
+    program = openface_program.find(options.openface_bin, _home(options))
+    return OpenFaceBin(program, options.timeout_s)
+
+
+def _home(options: Options) -> Path | None:
+    return options.openface_home or openface_weights.home_in_environment()
+
+
+def _require_one_video_face(options: Options) -> None:
+    if options.still:
+        raise UserError("--still: FeatureExtraction takes videos: choose --backend openface")
+    if options.faces != "largest":
+        raise UserError(
+            f"FeatureExtraction follows one face: leave out --faces {options.faces}, or choose "
+            "--backend openface"
+        )
+
+
 BACKENDS: Mapping[str, Callable[[Options], Backend]] = {
     "openface": _openface,
     "geometry": _geometry,
+    "openface-csv": _openface_csv,
+    "openface-bin": _openface_bin,
 }
 """A backend's name and what makes it."""
