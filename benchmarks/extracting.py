@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from measuring import Outcome, apart, peak_memory_mib, seconds_of, timed
@@ -87,11 +88,14 @@ def measure_whole(folder: Path, quick: bool, given: Given) -> Outcome:
         samples["frames_per_s"].append((frames[1] - frames[0]) / (seconds[1] - seconds[0]))
         samples["short_s"].append(seconds[0])
         samples["long_s"].append(seconds[1])
+    samples |= _peer(given, repeats)
     median = {name: round(statistics.median(values), 2) for name, values in samples.items()}
+    itself = median.get("openface_frames_per_s", "not installed")
     return Outcome(
         goal=f"at least {GOAL_FRAMES_PER_S} frames a second on two cores, pixels to action units",
         met=median["frames_per_s"] >= GOAL_FRAMES_PER_S,
-        summary=f"{median['frames_per_s']:.0f} frames a second in {cores} processes",
+        summary=f"{median['frames_per_s']:.0f} frames a second in {cores} processes; "
+        f"OpenFace's own program: {itself}",
         repeats=repeats,
         settings={"video": given.video.name, "processes": cores, "frames": frames},
         median=median,
@@ -200,6 +204,25 @@ def looped(video: Path, path: Path, rounds: int) -> Path:
                 packet.duration = duration
                 target.mux(packet)
     return path
+
+
+def _peer(given: Given, repeats: int) -> dict[str, list[float]]:
+    """Frames a second of OpenFace's own program, where it is installed."""
+    from affect.errors import UserError
+    from affect.extraction.openface import program
+    from affect.extraction.ticks import ticks_of
+
+    try:
+        itself = program.find(None, given.openface)
+    except UserError:
+        return {}
+    frames = ticks_of(given.video).frames
+
+    def work() -> None:
+        with TemporaryDirectory() as folder:
+            program.run(itself, given.video, Path(folder), program.patience_s(frames))
+
+    return {"openface_frames_per_s": [frames / s for s in seconds_of(work, repeats)]}
 
 
 def _steps(given: Given) -> dict[str, Callable[[], object]]:
