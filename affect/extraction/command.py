@@ -65,7 +65,7 @@ def run(
     chosen = dict(pipeline.shard(list(files.items()), *_shard(shard)))
     require_writable(cache)
     outcomes: list[Extracted] = []
-    with _stopping(cache), _Progress(chosen.values()) as progress:
+    with _stopping(cache), Progress(chosen.values()) as progress:
         for outcome in _extracted(chosen, cache, options, backend, jobs, force, progress):
             outcomes.append(outcome)
             progress.finished(outcome)
@@ -110,7 +110,7 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), f"{value:,}") for name, value in (*plain, *causes)]
 
 
-class _Progress(Listener):
+class Progress(Listener):
     """One bar: frames done, frames a second, and the time left.
 
     Only an opened file tells how many frames it has; those that wait are guessed from their bytes.
@@ -125,21 +125,24 @@ class _Progress(Listener):
         self._frames, self._bytes = 0, 0
         self._bar = tqdm(unit="frame", file=sys.stderr, unit_scale=True)
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def expect(self, path: Path, frames: int) -> None:
+        """See `Listener`."""
         self._frames += frames
         self._bytes += self._unopened.pop(path, 0) if frames else 0
         self._guess_total()
 
     def advance(self, frames: int) -> None:
+        """See `Listener`."""
         self._bar.update(frames)
 
     def finished(self, outcome: Extracted) -> None:
+        """So much is known of one more file."""
         self._unopened.pop(outcome.path, None)
         self._finished += 1
         self._bar.set_description(f"{self._finished}/{self._files} files", refresh=False)
