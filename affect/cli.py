@@ -427,22 +427,75 @@ def _scorer(split: str) -> Callable[[argparse.Namespace], Result]:
 
 def _configure_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=_path, help="a run's folder")
-    parser.add_argument("cache", type=_path, help="folder of recordings")
+    parser.add_argument(
+        "source",
+        type=_path,
+        metavar="VIDEO_OR_CACHE",
+        help="a video, a folder of videos, or a folder of recordings",
+    )
     parser.add_argument("--out", type=_path, required=True, help="CSV to write")
     parser.add_argument("--fold", type=int, help="which fold's network, where there are several")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    videos = parser.add_argument_group("of videos")
+    videos.add_argument(
+        "--backend", help="openface or geometry (default: what the run was trained on)"
+    )
+    videos.add_argument(
+        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
+    )
+    videos.add_argument(
+        "--faces", choices=("largest", "all"), help="the largest face (default), or each of all"
+    )
 
 
 def _predict(options: argparse.Namespace) -> Result:
     from affect.training import run as runs
     from affect.training.inference import predict_cache
+    from affect.training.videos import shows_videos
 
     run = runs.open_run(options.run)
+    if shows_videos(options.source):
+        return _predict_videos(run, options)
+    for name in ("backend", "openface_home", "faces"):
+        if getattr(options, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is for videos, {options.source} holds none: leave it out")
     written = predict_cache(
-        run, options.cache, options.out, fold=options.fold, device=options.device
+        run, options.source, options.out, fold=options.fold, device=options.device
     )
-    text = f"{options.out}: {written['frames']:,} frames of {written['recordings']} recordings"
-    return Result(text, {"out": str(options.out), **written})
+    return _predicted(options.out, written)
+
+
+def _predict_videos(run: Any, options: argparse.Namespace) -> Result:
+    from affect.extraction.backends.choice import Options
+    from affect.training.videos import predict_videos
+
+    extraction = Options(
+        backend=options.backend or "auto",
+        device=options.device,
+        openface_home=options.openface_home,
+        faces=options.faces or "largest",
+    )
+    written, outcomes = predict_videos(
+        run, options.source, options.out, fold=options.fold, options=extraction
+    )
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if len(outcomes) == len(errors) == 1:
+        raise UserError(errors[0])
+    for outcome in outcomes:
+        for line in (*outcome.notes, outcome.error):
+            if line:
+                _complain(line)
+    failed = f"{len(errors)} of {len(outcomes)} videos failed" if errors else ""
+    if not written["recordings"]:
+        raise UserError(f"{failed}: {options.out} is not written")
+    counts = {**written, "videos": len(outcomes), "failed": len(errors)}
+    return _predicted(options.out, counts, failed)
+
+
+def _predicted(out: Path, counts: Mapping[str, int], failed: str = "") -> Result:
+    text = f"{out}: {counts['frames']:,} frames of {counts['recordings']} recordings"
+    return Result(text, {"out": str(out), **counts}, failed)
 
 
 # --- reports ---------------------------------------------------------------------------------
@@ -495,7 +548,7 @@ COMMANDS: Mapping[str, Command] = {
     "fit": Command("train, validate and test an experiment", _configure_fit, _fit, True),
     "validate": Command("a run's validation scores again", _configure_score, _scorer("val")),
     "test": Command("a run's test scores again", _configure_score, _scorer("test")),
-    "predict": Command("recordings to valence and arousal", _configure_predict, _predict),
+    "predict": Command("videos or recordings to valence and arousal", _configure_predict, _predict),
     "compare": Command("runs side by side, with uncertainty", _configure_compare, _compare),
     "errors": Command("what a run's error is made of", _configure_errors, _errors),
 }

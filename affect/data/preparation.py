@@ -7,7 +7,8 @@ It is saved in the run, so that the same steps are taken for new recordings.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,6 +37,10 @@ from affect.errors import UserError
 from affect.recording import Recording
 from affect.store import Entry
 
+Read = Callable[[Path], Recording]
+"""What reads the recording that an entry names; raises as `store.read`."""
+
+_RATE_TOLERANCE = 1e-3
 _AUTO_DELAY_RECORDINGS = 50
 _CONSTANT_STD = 1e-6
 
@@ -93,11 +98,20 @@ class Preparation:
         """A name for each of the network's input features."""
         return [f"{name} ({form})" for form in self.standardise for name in self.feature_names]
 
-    def with_subjects(self, entries: Sequence[Entry]) -> Preparation:
+    @property
+    def by_subject(self) -> bool:
+        """Whether a recording's features depend on the other recordings of its subject."""
+        return "subject" in self.standardise
+
+    def fits_rate(self, rate_hz: float) -> bool:
+        """Whether a recording of so many frames a second can be prepared."""
+        return math.isclose(rate_hz, self.rate_hz, rel_tol=_RATE_TOLERANCE)
+
+    def with_subjects(self, entries: Sequence[Entry], read: Read = store.read) -> Preparation:
         """The same preparation knowing the statistics of these recordings' subjects as well."""
-        if "subject" not in self.standardise:
+        if not self.by_subject:
             return self
-        known = {**self.subjects, **subject_statistics(entries, self.feature_names)}
+        known = {**self.subjects, **subject_statistics(entries, self.feature_names, read)}
         return dataclasses.replace(self, subjects=known)
 
     def to_json(self) -> dict[str, Any]:
@@ -153,14 +167,14 @@ def prepare(parts: Mapping[str, Sequence[Entry]], config: DataConfig) -> Prepara
     return dataclasses.replace(prepared, delay_s=_delays(prepared, train, config))
 
 
-def load_series(entry: Entry, preparation: Preparation) -> Series:
+def load_series(entry: Entry, preparation: Preparation, read: Read = store.read) -> Series:
     """A recording as a network sees it.
 
     Raises:
         UserError: the recording lacks a feature.
         RecordingError: its file is broken.
     """
-    recording = store.read(entry.path)
+    recording = read(entry.path)
     features = select(recording, preparation.feature_names)
     reference = reference_of(recording, preparation.dimensions, preparation.gold_standard)
     labels = [
@@ -181,17 +195,23 @@ class SeriesCache:
     """Prepared recordings by entry, the latest kept within a limit of memory.
 
     Each worker process holds a cache of its own: what is kept does not travel.
+
+    Args:
+        preparation: how recordings become series.
+        limit_bytes: of what is kept.
+        read: reads recordings.
     """
 
-    def __init__(self, preparation: Preparation, limit_bytes: int) -> None:
+    def __init__(self, preparation: Preparation, limit_bytes: int, read: Read = store.read) -> None:
         self.preparation = preparation
         self._limit_bytes = limit_bytes
+        self._read = read
         self._kept: LRUCache[Path, Series] = self._empty()
 
     def __getitem__(self, entry: Entry) -> Series:
         series = self._kept.get(entry.path)
         if series is None:
-            series = load_series(entry, self.preparation)
+            series = load_series(entry, self.preparation, self._read)
             if _bytes(series) <= self._limit_bytes:
                 self._kept[entry.path] = series
         return series
@@ -239,7 +259,7 @@ def subject_key(entry: Entry) -> str:
 
 
 def subject_statistics(
-    entries: Iterable[Entry], feature_names: Sequence[str]
+    entries: Iterable[Entry], feature_names: Sequence[str], read: Read = store.read
 ) -> dict[str, Statistics]:
     """Each subject's feature statistics over all of these recordings.
 
@@ -248,7 +268,7 @@ def subject_statistics(
     """
     parts: dict[str, list[Statistics]] = {}
     for entry in entries:
-        statistics = _statistics_of(store.read(entry.path), feature_names)
+        statistics = _statistics_of(read(entry.path), feature_names)
         parts.setdefault(subject_key(entry), []).append(statistics)
     return {key: merge(statistics) for key, statistics in parts.items()}
 

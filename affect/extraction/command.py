@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from affect.data.naming import places_of
 from affect.data.timeline import Place
@@ -24,6 +21,7 @@ from affect.extraction.backends import choice
 from affect.extraction.backends.choice import Options
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.pipeline import Extracted
+from affect.extraction.progress import Progress
 from affect.extraction.video import find_files
 from affect.extraction.workers import Task, extract_in_processes
 from affect.files import require_writable
@@ -65,7 +63,7 @@ def run(
     chosen = dict(pipeline.shard(list(files.items()), *_shard(shard)))
     require_writable(cache)
     outcomes: list[Extracted] = []
-    with _stopping(cache), _Progress(chosen.values()) as progress:
+    with _stopping(cache), Progress(chosen.values()) as progress:
         for outcome in _extracted(chosen, cache, options, backend, jobs, force, progress):
             outcomes.append(outcome)
             progress.finished(outcome)
@@ -108,47 +106,6 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     plain = [(name, value) for name, value in counts.items() if name != "failures"]
     causes = [(f"  {cause}", count) for cause, count in counts["failures"].items()]
     return [(name.replace("_", " "), f"{value:,}") for name, value in (*plain, *causes)]
-
-
-class _Progress(Listener):
-    """One bar: frames done, frames a second, and the time left.
-
-    Only an opened file tells how many frames it has; those that wait are guessed from their bytes.
-
-    Args:
-        paths: of all files.
-    """
-
-    def __init__(self, paths: Collection[Path]) -> None:
-        self._unopened = {path: path.stat().st_size for path in paths if path.is_file()}
-        self._files, self._finished = len(paths), 0
-        self._frames, self._bytes = 0, 0
-        self._bar = tqdm(unit="frame", file=sys.stderr, unit_scale=True)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def expect(self, path: Path, frames: int) -> None:
-        self._frames += frames
-        self._bytes += self._unopened.pop(path, 0) if frames else 0
-        self._guess_total()
-
-    def advance(self, frames: int) -> None:
-        self._bar.update(frames)
-
-    def finished(self, outcome: Extracted) -> None:
-        self._unopened.pop(outcome.path, None)
-        self._finished += 1
-        self._bar.set_description(f"{self._finished}/{self._files} files", refresh=False)
-        self._guess_total()
-
-    def _guess_total(self) -> None:
-        frames_a_byte = self._frames / self._bytes if self._bytes else 0
-        guess = self._frames + frames_a_byte * sum(self._unopened.values())
-        self._bar.total = max(int(guess), self._bar.n)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -78,8 +79,8 @@ def extract_one(
 ) -> Extracted:
     """Put the recordings of one file into a cache; arguments as for `extract`."""
     done = Extracted(path)
-    noting = _Noting(done.notes, listener or Listener())
-    try:
+    noting = Noting(done.notes, listener or Listener())
+    with failing_alone(done):
         if not force and _is_cached(cache, place, path, backend):
             done.skipped = True
         else:
@@ -87,13 +88,20 @@ def extract_one(
                 _count(done, recording)
                 store.write(recording, cache)
                 done.keys.append(recording.key)
+    return done
+
+
+@contextmanager
+def failing_alone(done: Extracted) -> Iterator[None]:
+    """What goes wrong with one file is told in what became of it, and stops no other."""
+    try:
+        yield
     except UserError as error:
         done.error = str(error)
         done.cause = getattr(error, "cause", "other")
     except Exception as error:
-        done.error = f"{path}: defect: {type(error).__name__}: {error} (report it)"
+        done.error = f"{done.path}: defect: {type(error).__name__}: {error} (report it)"
         done.cause = DEFECT
-    return done
 
 
 def shard(files: Sequence[T], index: int, count: int) -> list[T]:
@@ -107,7 +115,7 @@ def shard(files: Sequence[T], index: int, count: int) -> list[T]:
     return list(files[index - 1 :: count])
 
 
-class _Noting(Listener):
+class Noting(Listener):
     """Keeps the notes of one file and passes the rest on."""
 
     def __init__(self, notes: list[str], listener: Listener) -> None:
@@ -115,12 +123,15 @@ class _Noting(Listener):
         self._listener = listener
 
     def expect(self, path: Path, frames: int) -> None:
+        """See `Listener`."""
         self._listener.expect(path, frames)
 
     def advance(self, frames: int) -> None:
+        """See `Listener`."""
         self._listener.advance(frames)
 
     def note(self, text: str) -> None:
+        """Keep a note."""
         self._notes.append(text)
 
 

@@ -32,9 +32,8 @@ def joined(batches: Iterable[FrameBatch], count: int, device: torch.device) -> I
 
 
 def _one(batches: Sequence[FrameBatch], device: torch.device) -> FrameBatch:
-    if len(batches) == 1:
-        (batch,) = batches
-        return FrameBatch(batch.pixels.to(device), batch.time_s, batch.decoded)
+    if len(batches) == 1 and batches[0].pixels.device == device:
+        return batches[0]
     return FrameBatch(
         torch.cat([batch.pixels.to(device) for batch in batches]),
         np.concatenate([batch.time_s for batch in batches]),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from affect import store
+from affect.config import DataConfig
 from affect.data.corpus import entries_of
 from affect.data.datamodule import evaluation_dataset
-from affect.data.preparation import SeriesCache
+from affect.data.held import Held
+from affect.data.preparation import Preparation, Read, SeriesCache
 from affect.data.splits import refuse_missing
 from affect.devices import device_of
 from affect.errors import UserError
 from affect.files import whole_file
 from affect.prediction import Prediction
+from affect.recording import Recording
 from affect.store import Entry
 from affect.training.evaluate import (
     Output,
@@ -31,7 +34,6 @@ from affect.training.run import Run
 from affect.training.scores import losses, scores
 
 _MIB = 2**20
-_RATE_TOLERANCE = 1e-3
 
 
 def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[str, float]:
@@ -57,7 +59,8 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
     for fold in folds:
         chosen = [entry for entry in entries if entry.subject in getattr(fold, split)]
         trained = _knowing(load_trained(run, fold.index), chosen)
-        outputs = _outputs(run, chosen, trained, device)
+        trained.module.to(device_of(device))
+        outputs = _outputs(chosen, trained, data)
         processing = [trained.postprocessing] * len(outputs)
         if split == "val":
             steps = run.experiment.evaluation.postprocess
@@ -68,13 +71,59 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
     return {**scores(predictions, split), **losses(predictions, split, run.experiment.loss)}
 
 
+class TrainedLevelTwo:
+    """A run's network on one device: recordings to predictions, one after another.
+
+    Args:
+        run: a finished run.
+        fold: which fold's network; needed where the run has several.
+        device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
+
+    Attributes:
+        network: the trained network.
+        preparation: how recordings become its input.
+
+    Raises:
+        UserError: the run is not finished, or the fold or the device is not there.
+    """
+
+    def __init__(self, run: Run, fold: int | None, device: str) -> None:
+        self._trained = load_trained(run, fold)
+        self._data: DataConfig = run.experiment.data
+        self.network = self._trained.module.to(device_of(device))
+        self.preparation: Preparation = self._trained.preparation
+
+    def __call__(self, recordings: Sequence[Recording]) -> Iterator[Prediction]:
+        """The prediction of each recording, in the order of a cache.
+
+        Args:
+            recordings: all that there are of each of their subjects.
+        """
+        held = Held(recordings)
+        return self.of_entries(held.entries, held.read)
+
+    def of_entries(self, entries: Sequence[Entry], read: Read = store.read) -> Iterator[Prediction]:
+        """The prediction of each entry; one recording is held at a time.
+
+        Raises:
+            UserError: a recording has another rate, lacks an action unit or cannot be read.
+        """
+        trained = _knowing(self._trained, entries, read)
+        for entry in entries:
+            outputs = _outputs([entry], trained, self._data, read)
+            yield from predictions_of(
+                outputs,
+                [trained.postprocessing],
+                self._data.dimensions,
+                split="predict",
+                fold=trained.fold,
+            )
+
+
 def predict_cache(
     run: Run, cache: Path, out: Path, *, fold: int | None, device: str
 ) -> dict[str, int]:
-    """Write a CSV with one row a frame: corpus, subject, recording, time_s and each dimension.
-
-    Recordings are read, predicted and written one after another, so that memory does not grow with
-    their number; the CSV appears whole at the end.
+    """Write the predictions of a cache's recordings, see `write_csv`.
 
     Args:
         run: a finished run.
@@ -83,53 +132,60 @@ def predict_cache(
         fold: which fold's network; needed where the run has several.
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
 
-    Returns:
-        How many `recordings` and `frames` were predicted.
-
     Raises:
         UserError: the run is not finished, the cache is empty or lacks an action unit, or the CSV
             cannot be written.
     """
     entries = store.entries(cache)
-    if not entries:
-        raise UserError(f"no recordings in {cache}")
-    trained = _knowing(load_trained(run, fold), entries)
-    frames = 0
+    return write_csv(out, TrainedLevelTwo(run, fold, device).of_entries(entries))
+
+
+def write_csv(out: Path, predictions: Iterable[Prediction]) -> dict[str, int]:
+    """Write one row a frame: corpus, subject, recording, time_s and each dimension.
+
+    Predictions are written as they come, so that memory does not grow with their number; the CSV
+    appears whole at the end, and not at all where there are none.
+
+    Returns:
+        How many `recordings` and `frames` were predicted.
+
+    Raises:
+        UserError: the CSV cannot be written.
+    """
+    coming = iter(predictions)
+    first = next(coming, None)
+    counts = {"recordings": 0, "frames": 0}
+    if first is None:
+        return counts
     with whole_file(out) as file:
-        for position, entry in enumerate(entries):
-            outputs = _outputs(run, [entry], trained, device)
-            (item,) = predictions_of(
-                outputs,
-                [trained.postprocessing],
-                run.experiment.data.dimensions,
-                split="predict",
-                fold=trained.fold,
-            )
-            frames += len(item.time_s)
-            _rows(item).to_csv(file, index=False, header=position == 0)
-    return {"recordings": len(entries), "frames": frames}
+        for item in chain([first], coming):
+            table_of(item).to_csv(file, index=False, header=counts["recordings"] == 0)
+            counts["recordings"] += 1
+            counts["frames"] += len(item.time_s)
+    return counts
 
 
-def _knowing(trained: Trained, entries: Sequence[Entry]) -> Trained:
-    """The same network, with the statistics of these recordings' subjects; refuses another rate."""
-    rate_hz = trained.preparation.rate_hz
-    for entry in entries:
-        if not math.isclose(entry.rate_hz, rate_hz, rel_tol=_RATE_TOLERANCE):
-            raise UserError(
-                f"recording {entry.key} has {entry.rate_hz:g} frames a second, the network was "
-                f"trained on {rate_hz:g}: use recordings of that rate"
-            )
-    return dataclasses.replace(trained, preparation=trained.preparation.with_subjects(entries))
-
-
-def _outputs(run: Run, entries: Sequence[Entry], trained: Trained, device: str) -> list[Output]:
-    data = run.experiment.data
-    series = SeriesCache(trained.preparation, data.memory_mb * _MIB)
-    dataset = evaluation_dataset(entries, series, data)
-    return outputs_of(trained.module.to(device_of(device)), dataset, series, data)
-
-
-def _rows(item: Prediction) -> pd.DataFrame:
+def table_of(item: Prediction) -> pd.DataFrame:
+    """A prediction as rows of the CSV: one a frame, of windows one each."""
     columns = dict(zip(item.dimensions, item.prediction.T, strict=True))
     place = {"corpus": item.corpus, "subject": item.subject, "recording": item.name}
     return pd.DataFrame({**place, "time_s": item.time_s.round(6), **columns})
+
+
+def _knowing(trained: Trained, entries: Sequence[Entry], read: Read = store.read) -> Trained:
+    """The same network, with the statistics of these recordings' subjects; refuses another rate."""
+    preparation = trained.preparation
+    for entry in entries:
+        if not preparation.fits_rate(entry.rate_hz):
+            raise UserError(
+                f"recording {entry.key} has {entry.rate_hz:g} frames a second, the network was "
+                f"trained on {preparation.rate_hz:g}: use recordings of that rate"
+            )
+    return dataclasses.replace(trained, preparation=preparation.with_subjects(entries, read))
+
+
+def _outputs(
+    entries: Sequence[Entry], trained: Trained, data: DataConfig, read: Read = store.read
+) -> list[Output]:
+    series = SeriesCache(trained.preparation, data.memory_mb * _MIB, read)
+    return outputs_of(trained.module, evaluation_dataset(entries, series, data), series, data)
