@@ -16,6 +16,16 @@ class RecordingError(UserError):
     """A recording, or the file that should hold one, breaks the format."""
 
 
+class UnwritableError(UserError):
+    """A file or folder cannot be written: it may not be, or there is no space.
+
+    Attributes:
+        cause: the same in a few words that do not name the file, by which a summary counts.
+    """
+
+    cause = "cannot be written"
+
+
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """How to mend an unknown name: `did you mean ...?`, or all choices where none is near."""
     choices = list(choices)

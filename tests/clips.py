@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 
 TICKS_HZ = 1000
 RED, GREEN, BLUE, WHITE = (0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 255)
@@ -108,6 +109,25 @@ def write_picture(path: Path, pixels: np.ndarray, codec: str = "png") -> Path:
     packets = [*context.encode(frame), *context.encode()]
     path.write_bytes(b"".join(bytes(packet) for packet in packets))
     return path
+
+
+def lay_landmarks(video: Path, points: np.ndarray, success: np.ndarray | None = None) -> Path:
+    """OpenFace's CSV of a face's landmarks [T, 68, 2] beside its video; gives the video's path."""
+    seen = np.ones(len(points), bool) if success is None else success
+    names = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
+    table = pd.DataFrame(np.concatenate([points[..., 0], points[..., 1]], axis=1), columns=names)
+    table.insert(0, "frame", np.arange(1, len(points) + 1))
+    table.insert(1, "confidence", 0.98 * seen)
+    table.insert(2, "success", seen.astype(int))
+    table.round(3).to_csv(video.with_suffix(".csv"), index=False)
+    return video
+
+
+def face(path: Path, frames: list[np.ndarray], rows: int | None = None, **options) -> Path:
+    """A clip as `write` makes it, and landmarks of a face for so many rows beside it."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 32, (68, 2)) + rng.normal(size=(rows or len(frames), 68, 2))
+    return lay_landmarks(write(path, frames, **options), points)
 
 
 def packet_places(path: Path) -> list[tuple[int, int]]:

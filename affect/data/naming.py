@@ -36,7 +36,7 @@ def places_of(
         if place in places:
             raise UserError(
                 f"{places[place]} and {path} are both recording {place.name!r} of "
-                f"{place.subject!r}: tell them apart with the option pattern"
+                f"{place.subject!r}: rename one, or tell them apart with the option pattern"
             )
         places[place] = path
     return places

@@ -61,6 +61,7 @@ def run(
     backend = choice.make(options)
     files = _places(sources, backend.suffixes, corpus, pattern)
     chosen = dict(pipeline.shard(list(files.items()), *_shard(shard)))
+    jobs = _jobs(jobs, len(chosen), options.device)
     require_writable(cache)
     outcomes: list[Extracted] = []
     with _stopping(cache), Progress(chosen.values()) as progress:
@@ -75,11 +76,10 @@ def _extracted(
     cache: Path,
     options: Options,
     backend: Backend,
-    jobs: int | None,
+    jobs: int,
     force: bool,
     listener: Listener,
 ) -> Iterator[Extracted]:
-    jobs = _jobs(jobs, len(files), options.device)
     if jobs == 1:
         keep_freed_memory()
         return pipeline.extract(files, cache, backend, force=force, listener=listener)
@@ -134,16 +134,20 @@ def _jobs(asked: int | None, files: int, device: str) -> int:
 def _places(
     sources: Sequence[Path], suffixes: frozenset[str], corpus: str, pattern: str | None
 ) -> dict[Place, Path]:
-    """Each file by its place; those of a folder are named by their path below it."""
+    """Each file once by its place; those of a folder are named by their path below it."""
     found: dict[Place, Path] = {}
+    named: set[Path] = set()
     for source in sources:
-        files = find_files([source], suffixes)
+        # One that is missing fails alone, as one that is broken does.
+        files = find_files([source], suffixes) if source.exists() else [source]
+        files = [file for file in files if file.resolve() not in named]
+        named.update(file.resolve() for file in files)
         for place, path in places_of(files, source, corpus, pattern).items():
             other = found.setdefault(place, path)
-            if other.resolve() != path.resolve():
+            if other != path:
                 raise UserError(
                     f"{other} and {path} are both recording {place.name!r} of "
-                    f"{place.subject!r}: tell them apart with --pattern"
+                    f"{place.subject!r}: rename one, or give the folder above both"
                 )
     return found
 

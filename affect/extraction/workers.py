@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -88,7 +88,8 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_serve, args=(theirs, task, jobs), daemon=True
         )
-        self._process.start()
+        with _deaf_to_interrupts():
+            self._process.start()
         theirs.close()
         self._path = Path()
         self.alive = True
@@ -137,6 +138,16 @@ class _Worker:
             self._process.join()
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A process that starts in here never hears Ctrl-C, which goes to all: the first decides."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _heard(team: list[_Worker]) -> list[_Worker]:
     """Those that have something to say."""
     ready = wait([worker.connection for worker in team])
@@ -158,10 +169,10 @@ class _Telling(Listener):
 
 def _serve(connection: Connection, task: Task, jobs: int) -> None:
     """Extract the files that come until no more do, or nobody listens."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # tidies up
     keep_freed_memory()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // jobs))
+    share = len(os.sched_getaffinity(0)) // jobs
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), share)))
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         backend = choice.make(task.options)
         while True:
