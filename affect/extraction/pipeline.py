@@ -12,6 +12,7 @@ from affect import store
 from affect.data.timeline import Place
 from affect.errors import UserError
 from affect.extraction.backends.protocol import Backend, Listener
+from affect.extraction.container import require_content
 from affect.recording import Recording
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ def extract_one(
     done = Extracted(path)
     noting = Noting(done.notes, listener or Listener())
     with failing_alone(done):
+        require_content(path)
         if not force and _is_cached(cache, place, path, backend):
             done.skipped = True
         else:

@@ -15,7 +15,6 @@ from affect.data.importing import sha256_of
 from affect.data.timeline import Place
 from affect.extraction.backends.features import FaceFeatures, FeatureExtractor
 from affect.extraction.backends.protocol import Listener
-from affect.extraction.container import require_content
 from affect.extraction.faces import detector, landmarks, networks
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
 from affect.extraction.faces.tracker import (
@@ -74,7 +73,6 @@ class FrameBackend:
         Raises:
             UserError: the video cannot be read.
         """
-        require_content(path)
         table = csv_beside(path)
         used: dict[str, Any] = {"landmarks": "openface-csv"}
         if table is None:

@@ -94,7 +94,7 @@ class FaceDetector(nn.Module):
         untried = torch.arange(len(pixels), device=pixels.device)
         found = []
         for size in sizes:
-            boxes, scores = self.candidates(pixels[untried], size)
+            boxes, scores = self.candidates(pixels.index_select(0, untried), size)
             frame, place = (scores > threshold).nonzero(as_tuple=True)
             found.append((boxes[frame, place], scores[frame, place], untried[frame]))
             if not every_size:

@@ -77,7 +77,7 @@ class LandmarkNet(nn.Module):
         for block, (first, width) in enumerate(zip(firsts, channels, strict=True)):
             self.add_module(f"dense{block}", DenseBlock(first, width))
         self.fc = nn.Linear(channels[-1], 2 * POINTS)
-        self._in_parts = InParts(cpu=16)
+        self._in_parts, self._cropped_in_parts = InParts(cpu=16), InParts(cpu=8)
         self.register_buffer("mean", torch.tensor(_MEAN_RGB), persistent=False)
         self.register_buffer("mirrored", torch.tensor(MIRRORED), persistent=False)
 
@@ -118,8 +118,13 @@ class LandmarkNet(nn.Module):
             frames: the frame of each region.
             flip: average with the landmarks of the mirror image: less error, twice the work.
         """
-        rgb = cropped(pixels, regions, frames, SIZE).flip(1)
-        faces = (rgb - self.mean[:, None, None]) / 255
+        square = regions.centre, regions.side, regions.roll
+
+        def crops(frames: Tensor, *square: Tensor) -> Tensor:
+            rgb = cropped(pixels, Regions(*square), frames, SIZE).flip(1)
+            return (rgb - self.mean[:, None, None]) / 255
+
+        faces = self._cropped_in_parts(crops, frames, *square)
         points = self._in_parts(self.encode, faces)
         if flip:
             mirrored = self._in_parts(self.encode, faces.flip(-1))[:, self.mirrored]

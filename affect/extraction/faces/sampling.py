@@ -22,17 +22,17 @@ def squared(pixels: UInt8[Tensor, "N H W 3"], size: int) -> Float[Tensor, "N 3 s
     Resampling with corners aligned samples at i * (input - 1) / (output - 1): the wanted places
     where black is added up to the next of the pixels that fall on an output pixel, and one more.
     """
-    frames, *extents, _ = pixels.shape
+    extents = pixels.shape[1:3]
     side = max(extents)
     step, output_step = (length // gcd(side, size) for length in (side, size))
     steps = [-(-extent // step) for extent in extents]
-    filled = torch.zeros(frames, *(n * step + 1 for n in steps), 3, device=pixels.device)
-    filled[:, : extents[0], : extents[1]] = pixels
-    for axis, extent in enumerate(extents, start=1):
+    below, beside = (n * step + 1 - extent for n, extent in zip(steps, extents, strict=True))
+    filled = functional.pad(pixels, (0, 0, 0, beside, 0, below)).permute(0, 3, 1, 2).float()
+    for axis, extent in enumerate(extents, start=2):
         if extent == side:  # where TensorFlow.js has no pixel left, it repeats the last one
             filled.select(axis, extent).copy_(filled.select(axis, extent - 1))
     resampled = functional.interpolate(
-        filled.permute(0, 3, 1, 2),
+        filled,
         [n * output_step + 1 for n in steps],
         mode="bilinear",
         align_corners=True,

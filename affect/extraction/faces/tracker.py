@@ -152,7 +152,8 @@ class FaceTracker:
     def _detected(self, pixels: Tensor, frames: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
         if not frames:
             return {}
-        faces = self._detector(pixels[list(frames)], every_size=self._faces == "all")
+        chosen = torch.tensor(frames, device=pixels.device)
+        faces = self._detector(pixels.index_select(0, chosen), every_size=self._faces == "all")
         boxes, scores, places = faces.boxes.cpu(), faces.scores.cpu(), faces.frames.cpu()
         return {
             frame: (boxes[places == index], scores[places == index])
