@@ -37,6 +37,18 @@ class Regions:
         turned = _rotated(points - 0.5, self.roll)
         return self.centre[:, None] + self.side[:, None, None] * turned
 
+    def taken(self, rows: slice) -> Regions:
+        """Some of them."""
+        return Regions(self.centre[rows], self.side[rows], self.roll[rows])
+
+    def followed_by(self, others: Regions) -> Regions:
+        """These, then the others."""
+        return Regions(
+            torch.cat([self.centre, others.centre]),
+            torch.cat([self.side, others.side]),
+            torch.cat([self.roll, others.roll]),
+        )
+
 
 def around_boxes(boxes: Float[Tensor, "K 4"]) -> Regions:
     """Upright squares about boxes' centres, as long as each box's longer side."""

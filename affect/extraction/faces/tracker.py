@@ -14,13 +14,18 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from affect.extraction.faces.boxes import overlaps
 from affect.extraction.faces.detector import FaceDetector
 from affect.extraction.faces.landmarks import POINTS, LandmarkNet
-from affect.extraction.faces.regions import around_boxes, around_landmarks, interpolated
+from affect.extraction.faces.regions import (
+    Regions,
+    around_boxes,
+    around_landmarks,
+    interpolated,
+)
 from affect.extraction.video import FrameBatch
 
 Faces = Literal["largest", "all"]
@@ -29,7 +34,7 @@ EVERY = 8
 """Frames from one look of the detector to the next."""
 
 SEGMENT_FRAMES = 32
-"""The detector looks at the first and the last frame of each segment, whatever a batch's length."""
+"""The detector looks at the last frame of each segment, whatever a batch's length."""
 
 _SAME_FACE = 0.3
 """Least overlap of a face's box with the one before."""
@@ -78,6 +83,41 @@ class _Sighting:
     score: float
 
 
+_BEFORE = -1
+"""The last frame of the batch before, counted as those of a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """Where one face was in the frames of a batch that were looked at; S of them, ascending."""
+
+    frames: Int[Tensor, " S"]
+    regions: Regions
+    scores: list[float]
+
+    def after(self, before: _Path) -> _Path:
+        """The whole of two paths."""
+        return _Path(
+            torch.cat([before.frames, self.frames]),
+            before.regions.followed_by(self.regions),
+            before.scores + self.scores,
+        )
+
+    def end(self) -> _Path:
+        """Its last frame, as the next batch counts it."""
+        rows = slice(-1, None)
+        before = torch.full_like(self.frames[rows], _BEFORE)
+        return _Path(before, self.regions.taken(rows), self.scores[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """The last frame of the batch before: how many faces it shows, and those that are followed."""
+
+    count: int
+    paths: dict[int, _Path]
+
+
 class FaceTracker:
     """Follows the faces of one video with the packaged networks.
 
@@ -104,6 +144,7 @@ class FaceTracker:
         self._segment_frames = segment_frames
         self._known: dict[int, _Seen] = {}
         self._numbers = 0
+        self._before: _Before | None = None
 
     @torch.inference_mode()
     def track(self, batch: FrameBatch) -> dict[int, TrackedFace]:
@@ -116,11 +157,16 @@ class FaceTracker:
             for row, number in self._numbered(boxes, float(batch.time_s[frame])):
                 sighting = _Sighting(frame, boxes[row], float(scores[row]))
                 sightings.setdefault(number, []).append(sighting)
-        looked = sorted(found)
-        return {
-            number: self._face(pixels, seen, looked, batch.decoded)
-            for number, seen in sightings.items()
-        }
+        paths = {number: self._path(pixels, seen) for number, seen in sightings.items()}
+        faces = {}
+        for number, path in paths.items():
+            before = self._before.paths.get(number) if self._before else None
+            whole = path.after(before) if before else path
+            faces[number] = self._face(pixels, whole, [_BEFORE, *sorted(found)], batch.decoded)
+        last = len(pixels) - 1
+        ends = {n: path.end() for n, path in paths.items() if int(path.frames[-1]) == last}
+        self._before = _Before(len(found[last][1]), ends)
+        return faces
 
     def _look(
         self, pixels: Tensor, decoded: Bool[np.ndarray, " N"]
@@ -129,10 +175,13 @@ class FaceTracker:
         count = len(pixels)
         looks = self._looks(count)
         found = self._detected(pixels, looks)
+        counts = {frame: len(scores) for frame, (_, scores) in found.items()}
+        if self._before is not None:
+            counts = {_BEFORE: self._before.count, **counts}
         between = [
             frame
-            for before, after in pairwise(looks)
-            if len(found[before][1]) != len(found[after][1])
+            for before, after in pairwise(counts)
+            if counts[before] != counts[after]
             for frame in range(before + 1, after)
         ]
         # what could not be decoded parts its neighbours, which are looked at as the ends of theirs
@@ -142,11 +191,11 @@ class FaceTracker:
         return found | self._detected(pixels, more)
 
     def _looks(self, count: int) -> list[int]:
-        """The frames of a batch to look at first."""
-        looks: list[int] = []
+        """The frames of a batch to look at first: the first of a video, then every so many."""
+        looks: list[int] = [] if self._before or count == 1 else [0]
         for start in range(0, count, self._segment_frames):
             last = min(start + self._segment_frames, count) - 1
-            looks += [*range(start, last, self._every), last]
+            looks += [*range(start + self._every - 1, last, self._every), last]
         return looks
 
     def _detected(self, pixels: Tensor, frames: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -183,26 +232,30 @@ class FaceTracker:
         self._numbers += 1
         return self._numbers - 1
 
+    def _path(self, pixels: Tensor, seen: Sequence[_Sighting]) -> _Path:
+        frames = torch.tensor([sighting.frame for sighting in seen], device=pixels.device)
+        boxes = torch.stack([sighting.box for sighting in seen]).to(pixels.device)
+        first = self._network.in_regions(pixels, around_boxes(boxes), frames, flip=False)
+        return _Path(frames, around_landmarks(first), [sighting.score for sighting in seen])
+
     def _face(
         self,
         pixels: Tensor,
-        seen: Sequence[_Sighting],
+        path: _Path,
         looked: Sequence[int],
         decoded: Bool[np.ndarray, " N"],
     ) -> TrackedFace:
         device = pixels.device
-        at = torch.tensor([sighting.frame for sighting in seen], device=device)
-        boxes = torch.stack([sighting.box for sighting in seen]).to(device)
-        first = self._network.in_regions(pixels, around_boxes(boxes), at, flip=False)
-        there = sorted(set(_covered(at.tolist(), looked)) & set(np.flatnonzero(decoded).tolist()))
+        covered = set(_covered(path.frames.tolist(), looked)) - {_BEFORE}
+        there = sorted(covered & set(np.flatnonzero(decoded).tolist()))
         frames = torch.tensor(there, dtype=torch.int64, device=device)
         landmarks = torch.full((len(pixels), POINTS, 2), torch.nan, device=device)
         if there:
-            regions = interpolated(around_landmarks(first), at, frames)
+            regions = interpolated(path.regions, path.frames, frames)
             landmarks[frames] = self._network.in_regions(pixels, regions, frames)
         success = torch.zeros(len(pixels), dtype=torch.bool, device=device)
         success[frames] = True
-        scores = np.interp(np.arange(len(pixels)), at.tolist(), [item.score for item in seen])
+        scores = np.interp(np.arange(len(pixels)), path.frames.tolist(), path.scores)
         confidence = torch.from_numpy(scores).float().to(device) * success
         return TrackedFace(landmarks, success, confidence)
 

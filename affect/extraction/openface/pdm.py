@@ -122,7 +122,10 @@ class ShapeFit(nn.Module):
         visible: Bool[Tensor, "T 68 1"],
     ) -> Pose:
         residual = visible * (landmarks - self.project(pose, shape))  # T 68 2
-        jacobian = (visible.unsqueeze(-1) * self._jacobian(pose, shape)).flatten(1, 2)  # T 136 40
+        jacobian = self._jacobian(pose, shape)
+        if not bool(visible.all()):
+            jacobian = visible.unsqueeze(-1) * jacobian
+        jacobian = jacobian.flatten(1, 2)  # T 136 40
         prior = torch.cat([self.eigenvalues.new_zeros(_RIGID), 1 / self.eigenvalues])
         hessian = jacobian.mT @ jacobian + torch.diag(prior)
         gradient = (jacobian.mT @ residual.flatten(1).unsqueeze(-1)).squeeze(-1)
