@@ -16,6 +16,7 @@ from affect.extraction import geometry
 from affect.extraction.backends.identifying import Identifying
 from affect.extraction.openface import weights as openface_weights
 from affect.extraction.openface.stage import Stage, VideoUnits
+from affect.extraction.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +147,14 @@ class _OpenFaceFace:
 class _GeometryFace:
     def __init__(self, identifying: Identifying) -> None:
         self._identifying = identifying
-        self._proxies: list[Tensor] = []
+        self._proxies = Rows()
 
     @torch.inference_mode()
     def add(self, pixels: Tensor, landmarks: Tensor, success: Tensor) -> None:
-        self._proxies.append(geometry.proxies(landmarks).float().cpu())
+        self._proxies.add(geometry.proxies(landmarks).float())
         self._identifying.add(success, landmarks=landmarks)
 
     def finish(self) -> Features:
-        values = torch.cat(self._proxies).numpy()
+        values = self._proxies.all()
         presence = np.zeros((len(values), 0), np.uint8)
         return Features(values, presence, self._identifying.finish())

@@ -27,6 +27,7 @@ from affect.extraction.faces.tracker import (
 )
 from affect.extraction.failures import ExtractionError
 from affect.extraction.image import IMAGE_SUFFIXES, Still
+from affect.extraction.rows import Rows
 from affect.extraction.stream import ahead, joined
 from affect.extraction.video import SUFFIXES, FrameBatch, Video
 from affect.recording import Provenance, Recording
@@ -139,24 +140,24 @@ class _Track:
     """One face so far."""
 
     features: FaceFeatures
-    success: list[np.ndarray] = field(default_factory=list)
-    confidence: list[np.ndarray] = field(default_factory=list)
+    success: Rows = field(default_factory=Rows)
+    confidence: Rows = field(default_factory=Rows)
 
     @property
     def seen(self) -> bool:
         """Whether the face was there in any frame."""
-        return any(success.any() for success in self.success)
+        return bool(self.success.all().any())
 
     def add(self, batch: FrameBatch, face: TrackedFace) -> None:
         self.features.add(batch.pixels, face.landmarks, face.success)
-        self.success.append(face.success.cpu().numpy())
-        self.confidence.append(face.confidence.cpu().numpy())
+        self.success.add(face.success)
+        self.confidence.add(face.confidence.float())
 
     def recording(
         self, place: Place, rate_hz: float, extractor: FeatureExtractor, provenance: Provenance
     ) -> Recording:
         features = self.features.finish()
-        success = np.concatenate(self.success)
+        success = self.success.all()
         return Recording(
             corpus=place.corpus,
             subject=place.subject,
@@ -167,7 +168,7 @@ class _Track:
             intensity_names=extractor.intensity_names,
             presence=features.presence * success[:, None].astype(np.uint8),
             presence_names=extractor.presence_names,
-            confidence=np.concatenate(self.confidence).astype(np.float32),
+            confidence=self.confidence.all(),
             success=success,
             annotations={},
             provenance=provenance,

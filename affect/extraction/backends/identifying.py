@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
+
+from affect.extraction.rows import Rows
 
 
 class Identifying:
@@ -17,7 +20,7 @@ class Identifying:
     """
 
     def __init__(self, keep: Collection[str]) -> None:
-        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in keep}
+        self._rows = {name: Rows() for name in keep}
 
     def add(self, success: Bool[Tensor, " N"], **shown: Float[Tensor, "N ..."]) -> None:
         """Take in the next frames.
@@ -27,10 +30,10 @@ class Identifying:
             shown: by its name, a row a frame.
         """
         for name, rows in self._rows.items():
-            values = shown[name].float().cpu().numpy()
-            there = success.cpu().numpy().reshape(-1, *[1] * (values.ndim - 1))
-            rows.append(np.where(there, values, np.float32(np.nan)))
+            values = shown[name].float()
+            lost = ~success.to(values.device).view(-1, *[1] * (values.ndim - 1))
+            rows.add(values.masked_fill(lost, torch.nan))
 
     def finish(self) -> dict[str, Float32[np.ndarray, "T ..."]]:
         """What was kept of all frames, NaN where there is no face."""
-        return {name: np.concatenate(rows) for name, rows in self._rows.items()}
+        return {name: rows.all() for name, rows in self._rows.items()}

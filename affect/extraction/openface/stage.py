@@ -16,6 +16,7 @@ from affect.extraction.openface.pdm import ShapeFit
 from affect.extraction.openface.regressors import LinearScores, intensities, presences
 from affect.extraction.openface.weights import DESCRIPTORS, OpenFaceWeights
 from affect.extraction.parts import InParts
+from affect.extraction.rows import Rows
 
 _PREDICTED_AGAIN = 3000
 """Successful frames that are scored with the final median; later ones keep that of their moment."""
@@ -98,9 +99,7 @@ class VideoUnits:
         self._stage = stage
         self._median = RunningMedian(stage.fit.mean.device)
         self._succeeded = 0
-        self._scores: list[Tensor] = []
-        self._success: list[Tensor] = []
-        self._settled: list[Tensor] = []
+        self._scores, self._success, self._settled = Rows(), Rows(), Rows()
 
     def add(
         self,
@@ -130,17 +129,16 @@ class VideoUnits:
         for kept, values in zip(
             (self._scores, self._success, self._settled), (scores, success, settled), strict=True
         ):
-            kept.append(values.cpu())
+            kept.add(values)
         return descriptors
 
     def finish(self) -> ActionUnits:
         """The action units of all frames."""
-        final = self._stage.scores_of_median(self._median.median()).cpu()
-        settled, success = torch.cat(self._settled), torch.cat(self._success)
-        scores = torch.cat(self._scores) - torch.where(settled.unsqueeze(1), 0.0, final)
+        final = self._stage.scores_of_median(self._median.median()).cpu().numpy()
+        scores, seen = self._scores.all().copy(), self._success.all()
+        scores[~self._settled.all()] -= final
         weights = self._stage.weights
-        of_intensity, of_presence = np.split(scores.numpy(), [len(weights.intensities.names)], 1)
-        seen = success.numpy()
+        of_intensity, of_presence = np.split(scores, [len(weights.intensities.names)], 1)
         return ActionUnits(
             intensities(of_intensity, seen, weights.intensities.cutoff),
             presences(of_presence, seen, weights.presences.positive, weights.presences.negative),
