@@ -105,7 +105,7 @@ def measure_whole(folder: Path, quick: bool, given: Given) -> Outcome:
 
 def measure_length(folder: Path, quick: bool, given: Given) -> Outcome:
     """Peak memory of the extraction of a short and a long video."""
-    lengths = (1, 2) if quick else (4, 24)
+    lengths = (1, 2) if quick else (8, 24)
     files = {n: looped(given.video, folder / f"{n}.mkv", n) for n in lengths}
     runs = {
         n: apart("extracting:peak_of", file, folder / "cache", _options(given))
