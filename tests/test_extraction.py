@@ -25,6 +25,7 @@ from affect.extraction.faces.landmarks import LandmarkNet
 from affect.extraction.faces.tracker import FaceTracker
 from affect.extraction.openface import weights
 from affect.extraction.openface.stage import Stage, VideoUnits
+from affect.extraction.ticks import ticks_of
 from affect.extraction.video import FrameBatch, Video
 from tests import clips, openface_models
 
@@ -300,7 +301,7 @@ def test_a_shard_beyond_the_count_is_refused(index):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda table: table.iloc[:100], "has 100 rows, its video more frames"),
+        (lambda table: table.iloc[:100], "has 100 rows, its video 150 frames"),
         (lambda table: table.drop(columns="y_7"), "has no column 'y_7'"),
         (lambda table: table.assign(face_id=[0, 1] * 75), "holds several faces"),
     ],
@@ -309,9 +310,20 @@ def test_a_csv_that_does_not_fit_is_told(filmed, tmp_path, spoil, message):
     path = tmp_path / "table.csv"
     spoil(pd.read_csv(filmed.with_suffix(".csv"))).to_csv(path, index=False)
     with pytest.raises(UserError, match=message), Video(filmed) as video:
-        source = CsvLandmarks(path)
+        source = CsvLandmarks(path, ticks_of(filmed))
         for batch in video:
             source.track(batch)
+
+
+def test_rows_stand_where_their_frames_do(tmp_path):
+    """OpenFace writes a row a frame; here the ninth one stays for five ticks."""
+    times_ms = [40 * index + (160 if index >= 9 else 0) for index in range(20)]
+    points = np.arange(20.0)[:, None, None].repeat(68, 1).repeat(2, 2)
+    video = clips.write(tmp_path / "a.mkv", clips.grey(20), times_ms=times_ms)
+    source = CsvLandmarks(clips.lay_landmarks(video, points).with_suffix(".csv"), ticks_of(video))
+    with Video(video) as opened:
+        found = torch.cat([source.track(batch)[0].landmarks[:, 0, 0] for batch in opened])
+    assert found.tolist() == [*range(9), *[8] * 4, *range(9, 20)]
 
 
 def test_a_csv_without_landmarks_is_passed_over(tmp_path):

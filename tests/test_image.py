@@ -188,7 +188,10 @@ def wrong_rows(path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (wrong_rows, "a.csv has 2 rows, not one: leave a single face's row in it, or move it away"),
+        (
+            wrong_rows,
+            "a.csv: landmarks that do not fit: it has 2 rows, not one: leave a single face's row",
+        ),
         (lambda path: clips.write(path, clips.grey(3)), "a.mkv: a video, not a still image: give"),
         (lambda path: path.with_suffix(".csv").unlink(), "a.mkv: no face: it shows none"),
     ],

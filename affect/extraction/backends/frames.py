@@ -29,6 +29,7 @@ from affect.extraction.failures import ExtractionError
 from affect.extraction.image import IMAGE_SUFFIXES, Still
 from affect.extraction.rows import Rows
 from affect.extraction.stream import ahead, joined
+from affect.extraction.ticks import ticks_of
 from affect.extraction.video import SUFFIXES, FrameBatch, Video
 from affect.recording import Provenance, Recording
 
@@ -129,7 +130,7 @@ class FrameBackend:
     def _source(self, path: Path, segment_frames: int) -> LandmarkSource:
         table = csv_beside(path)
         if table is not None:
-            return CsvLandmarks(table, still=self._still)
+            return CsvLandmarks(table, None if self._still else ticks_of(path))
         return FaceTracker(
             self._detector, self._network, self._faces, segment_frames=segment_frames
         )

@@ -10,11 +10,13 @@ import pandas as pd
 import torch
 
 from affect.data import columns
-from affect.errors import UserError
 from affect.extraction.faces.landmarks import POINTS
 from affect.extraction.faces.tracker import TrackedFace
+from affect.extraction.failures import ExtractionError
+from affect.extraction.ticks import Ticks
 from affect.extraction.video import FrameBatch
 
+_NO_FIT = "landmarks that do not fit"
 _COLUMN = re.compile(r"[xy]_\d+|success|confidence|face_id")
 
 
@@ -34,25 +36,26 @@ def csv_beside(video: Path) -> Path | None:
 class CsvLandmarks:
     """The one face of a CSV of FeatureExtraction, a row a frame, or of FaceLandmarkImg, one row.
 
+    OpenFace counts frames and heeds none of their times: a video's ticks tell which row is where.
+
     Args:
         path: the CSV.
-        still: it is that of a still image.
+        ticks: of its video; None for a still image.
 
     Raises:
-        UserError: it cannot be read, lacks a point, or holds several faces.
+        UserError: it cannot be read, lacks a point, holds several faces, or is of another video.
     """
 
-    def __init__(self, path: Path, *, still: bool = False) -> None:
+    def __init__(self, path: Path, ticks: Ticks | None) -> None:
         self._path = path
         frame = columns.read_csv(path, lambda name: bool(_COLUMN.fullmatch(name)))
-        if still:
-            frame = _of_still(frame, path)
-        if "face_id" in frame and len(np.unique(frame.loc[:, "face_id"])) > 1:
-            raise UserError(f"{path} holds several faces: give one CSV a face")
+        frame = _of_still(frame, path) if ticks is None else _on_clock(frame, ticks, path)
         points = [f"{axis}_{point}" for axis in "xy" for point in range(POINTS)]
         missing = [name for name in (*points, "success", "confidence") if name not in frame]
         if missing:
-            raise UserError(f"{path} has no column {missing[0]!r}: run OpenFace with -2Dfp")
+            raise ExtractionError(
+                path, _NO_FIT, f"it has no column {missing[0]!r}: run OpenFace with -2Dfp"
+            )
         values = columns.numbers(frame, points, path).reshape(-1, 2, POINTS)
         self._landmarks = torch.from_numpy(values).transpose(1, 2)
         tracked = columns.numbers(frame, ["success", "confidence"], path)
@@ -64,26 +67,38 @@ class CsvLandmarks:
         """The face in the next frames.
 
         Raises:
-            UserError: the CSV has fewer rows than the video has frames.
+            UserError: the video holds more frames than its packets told of.
         """
         rows = slice(self._next, self._next + len(batch.time_s))
         self._next = rows.stop
         if rows.stop > len(self._success):
-            raise UserError(
-                f"{self._path} has {len(self._success)} rows, its video more frames: run "
-                "FeatureExtraction on this video again, or move the CSV away"
-            )
+            raise ExtractionError(self._path, _NO_FIT, "its video is damaged: move the CSV away")
         success = self._success[rows] & torch.from_numpy(batch.decoded.astype(np.bool_))
         face = TrackedFace(self._landmarks[rows], success, self._confidence[rows] * success)
         return {0: face}
 
 
+def _on_clock(frame: pd.DataFrame, ticks: Ticks, path: Path) -> pd.DataFrame:
+    """The row of the frame on each tick of the video."""
+    if "face_id" in frame and len(np.unique(frame.loc[:, "face_id"])) > 1:
+        raise ExtractionError(path, _NO_FIT, "it holds several faces: give one CSV a face")
+    if len(frame) != ticks.frames:
+        raise ExtractionError(
+            path,
+            _NO_FIT,
+            f"it has {len(frame)} rows, its video {ticks.frames} frames: run FeatureExtraction on "
+            "this video again, or move the CSV away",
+        )
+    return frame.iloc[ticks.shown]
+
+
 def _of_still(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """FaceLandmarkImg writes a row a face, and not that it succeeded: it found what it wrote."""
     if len(frame) != 1:
-        raise UserError(
-            f"{path} has {len(frame)} rows, not one: leave a single face's row in it, or move it "
-            "away"
+        raise ExtractionError(
+            path,
+            _NO_FIT,
+            f"it has {len(frame)} rows, not one: leave a single face's row in it, or move it away",
         )
     success = pd.Series(1, frame.index, name="success")
     return frame if "success" in frame else frame.join(success)
