@@ -239,6 +239,9 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pattern", help="regular expression with groups subject and recording, of a video's path"
     )
+    parser.add_argument(
+        "--gpu-decoding", action="store_true", help="decode on the GPU as well (not yet measured)"
+    )
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th video")
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="processes (default: one a core, one on a GPU)"
@@ -257,6 +260,7 @@ def _extract(options: argparse.Namespace) -> Result:
             device=options.device,
             openface_home=options.openface_home,
             faces=options.faces,
+            gpu_decoding=options.gpu_decoding,
             still=options.still,
             keep=frozenset(options.keep),
             openface_bin=options.openface_bin,

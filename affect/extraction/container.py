@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.logging import set_level
@@ -15,6 +16,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from affect.extraction import surface
 from affect.extraction.failures import ExtractionError
 
 _PROBE_PACKETS, _PROBE_BYTES = 600, 32 << 20
@@ -49,16 +51,24 @@ def require_content(path: Path) -> None:
         raise ExtractionError(path, "empty", "copy it again")
 
 
-def opened(path: Path) -> InputContainer:
+def opened(path: Path, gpu: torch.device | None = None) -> InputContainer:
     """The file's container, to be closed by the caller.
+
+    Args:
+        path: the file.
+        gpu: decodes the video where it can; where it cannot, the CPU does.
 
     Raises:
         UserError: it cannot be read, or is no video.
     """
     require_content(path)
     set_level(None)  # FFmpeg's own remarks would go to standard error
+    name = f"file:{path}"  # so a colon names no protocol
+    if gpu is not None:
+        with suppress(FFmpegError):  # no such decoder here, or the file is broken
+            return av.open(name, "r", hwaccel=surface.accelerator(gpu), **OPTIONS)
     try:
-        return av.open(f"file:{path}", "r", **OPTIONS)  # so a colon names no protocol
+        return av.open(name, "r", **OPTIONS)
     except PermissionError as error:
         raise ExtractionError(path, "cannot be read", "change its permissions") from error
     except FFmpegError as error:

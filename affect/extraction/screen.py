@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+import torch
 from av.filter import Graph
 from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
+from torch import Tensor
+
+from affect.extraction import surface
 
 _UNNAMED = range(max(kind.value for kind in Type) + 1, 40)
 """Kinds of side data that FFmpeg may know and PyAV does not: EXIF is one of them."""
@@ -38,6 +42,22 @@ class Screen:
         self._stored = first.height, first.width
         self.height, self.width = self._stored[::-1] if self._turned else self._stored
         self._converter = VideoReformatter()
+
+    def takes(self, frame: VideoFrame) -> bool:
+        """Whether the frame can be shown: in a GPU's memory, only some can."""
+        if not surface.is_surface(frame):
+            return True
+        return surface.is_convertible(frame) and (frame.height, frame.width) == self._stored
+
+    def show_on_gpu(self, frame: VideoFrame) -> UInt8[Tensor, "H W 3"]:
+        """The pixels of a frame in a GPU's memory, there; of any other, on the CPU."""
+        if not surface.is_surface(frame):
+            return torch.from_numpy(self.show(frame).copy())
+        pixels = surface.bgr(frame)
+        if self._turned:
+            pixels = pixels.transpose(0, 1)
+        sides = [axis for axis, turned in enumerate((self._upside_down, self._mirrored)) if turned]
+        return pixels.flip(sides)
 
     def show(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         """A frame's pixels; they may be a view of its memory."""

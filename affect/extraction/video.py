@@ -101,6 +101,7 @@ class Video:
         batch_frames: int = 64,
         batch_bytes: int = _BATCH_BYTES,
         threads: int = 0,
+        gpu: torch.device | None = None,
     ) -> None:
         """Open the file and decode up to its first good frame.
 
@@ -109,6 +110,7 @@ class Video:
             batch_frames: frames a batch at most, 1 or more.
             batch_bytes: what a batch's pixels may take; a batch has one frame at least.
             threads: decoding threads; 0 takes as many as there are cores, within a memory budget.
+            gpu: decodes what it can, and holds the pixels of all; None for the CPU.
 
         Raises:
             UserError: the file is missing, no video, or none of its frames can be decoded.
@@ -117,20 +119,29 @@ class Video:
         self.errors = 0
         self._ticks = 0
         self._finished = False
-        self._container = opened(path)
-        try:
-            self._stream = video_stream(path, self._container)
-            self.rate_hz = rate_of(path, self._stream)
-            self.frames = expected_frames(self._container, self._stream, self.rate_hz)
-            _set_threads(self._stream, threads)
-            self._coming, self._screen = self._start()
-        except BaseException:
+        self._gpu = gpu
+        if not self._open(gpu, threads):
             self.close()
-            raise
+            self._open(None, threads)
         self.height, self.width = self._screen.height, self._screen.width
         affordable = batch_bytes // (self.height * self.width * 3)
         self.batch_frames = max(1, min(batch_frames, affordable))
         self._pictures = self._on_clock()
+
+    def _open(self, gpu: torch.device | None, threads: int) -> bool:
+        """Open the file up to its first good frame; tells whether its frames can be shown."""
+        self._container = opened(self.path, gpu)
+        try:
+            self._stream = video_stream(self.path, self._container)
+            self.rate_hz = rate_of(self.path, self._stream)
+            self.frames = expected_frames(self._container, self._stream, self.rate_hz)
+            _set_threads(self._stream, threads)
+            first, self._coming = self._start()
+            self._screen = Screen(first)
+        except BaseException:
+            self.close()
+            raise
+        return self._screen.takes(first)
 
     def __enter__(self) -> Video:
         return self
@@ -167,29 +178,45 @@ class Video:
 
     def _batch(self) -> FrameBatch | None:
         """The next frames; None after the last."""
-        # NumPy's zeros cost nothing until they are touched, and stay where a frame is missing.
-        pixels = np.zeros((self.batch_frames, self.height, self.width, 3), np.uint8)
         decoded = np.zeros(self.batch_frames, bool)
+        pixels = self._blank()
         count = 0
         for picture in islice(self._pictures, self.batch_frames):
             if picture is not None:
-                decoded[count] = True
-                pixels[count] = self._screen.show(picture)
+                decoded[count] = self._paint(pixels, count, picture)
             count += 1
         if count == 0:
             return None
         first, self._ticks = self._ticks, self._ticks + count
         time_s = np.arange(first, self._ticks) / self.rate_hz
-        return FrameBatch(torch.from_numpy(pixels[:count]), time_s, decoded[:count])
+        return FrameBatch(pixels[:count], time_s, decoded[:count])
 
-    def _start(self) -> tuple[Iterator[_Event], Screen]:
-        """All events, and a screen for them by the first good frame."""
+    def _blank(self) -> UInt8[Tensor, "N H W 3"]:
+        shape = self.batch_frames, self.height, self.width, 3
+        if self._gpu is not None:
+            return torch.zeros(shape, dtype=torch.uint8, device=self._gpu)
+        # NumPy's zeros cost nothing until they are touched, and stay where a frame is missing.
+        return torch.from_numpy(np.zeros(shape, np.uint8))
+
+    def _paint(self, pixels: UInt8[Tensor, "N H W 3"], row: int, picture: VideoFrame) -> bool:
+        """Show a picture in a row; tells whether it could be."""
+        if not self._screen.takes(picture):
+            self.errors += 1
+            return False
+        if self._gpu is None:
+            pixels.numpy()[row] = self._screen.show(picture)
+        else:
+            pixels[row] = self._screen.show_on_gpu(picture)
+        return True
+
+    def _start(self) -> tuple[VideoFrame, Iterator[_Event]]:
+        """The first good frame, and all events."""
         events = self._events()
         head = []
         for event in events:
             head.append(event)
             if event.frame is not None:
-                return chain(head, events), Screen(event.frame)
+                return event.frame, chain(head, events)
         raise ExtractionError(
             self.path,
             "none of its frames can be decoded",
@@ -297,4 +324,7 @@ def _set_threads(stream: VideoStream, threads: int) -> None:
     context = stream.codec_context
     affordable = max(1, _DECODER_BYTES // max(1, stream.width * stream.height * 3))
     context.thread_type = "AUTO"
-    context.thread_count = threads or min(len(os.sched_getaffinity(0)), affordable, 16)
+    # A GPU's decoder works by itself, and has few surfaces for frames that wait.
+    context.thread_count = (
+        1 if context.is_hwaccel else threads or min(len(os.sched_getaffinity(0)), affordable, 16)
+    )

@@ -9,9 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from affect.devices import device_of
 from affect.errors import UserError, suggestion
-from affect.extraction.backends.features import GeometryFeatures, OpenFaceFeatures
+from affect.extraction.backends.features import (
+    FeatureExtractor,
+    GeometryFeatures,
+    OpenFaceFeatures,
+)
 from affect.extraction.backends.frames import FrameBackend
 from affect.extraction.backends.openface_bin import OpenFaceBin
 from affect.extraction.backends.openface_csv import OpenFaceCsv
@@ -32,6 +38,7 @@ class Options:
         openface_home: the OpenFace folder; None for the environment variable OPENFACE_HOME.
         faces: the `largest` face of a video, or `all`.
         threads: decoding threads; 0 for as many as there are cores.
+        gpu_decoding: decode on the device as well, where it is a GPU that can.
         still: the files are still images, not videos.
         keep: what of `recording.IDENTIFYING` goes into the recordings.
         openface_bin: OpenFace's program; None to look for it in its folder and on PATH.
@@ -44,6 +51,7 @@ class Options:
     openface_home: Path | None = None
     faces: Faces = "largest"
     threads: int = 0
+    gpu_decoding: bool = False
     still: bool = False
     keep: frozenset[str] = frozenset()
     openface_bin: Path | None = None
@@ -75,13 +83,24 @@ def _openface(options: Options) -> Backend:
     features = OpenFaceFeatures(
         options.openface_home, device, still=options.still, keep=options.keep
     )
-    return FrameBackend(features, device, options.faces, options.threads, still=options.still)
+    return _of_frames(features, device, options)
 
 
 def _geometry(options: Options) -> Backend:
     device = device_of(options.device)
     features = GeometryFeatures(options.keep)
-    return FrameBackend(features, device, options.faces, options.threads, still=options.still)
+    return _of_frames(features, device, options)
+
+
+def _of_frames(features: FeatureExtractor, device: torch.device, options: Options) -> Backend:
+    return FrameBackend(
+        features,
+        device,
+        options.faces,
+        options.threads,
+        gpu_decoding=options.gpu_decoding,
+        still=options.still,
+    )
 
 
 def _openface_csv(options: Options) -> Backend:

@@ -45,6 +45,7 @@ class FrameBackend:
         device: of the face networks.
         faces: the `largest` face of a video, or `all`, each a recording of its own.
         threads: decoding threads; 0 for as many as there are cores.
+        gpu_decoding: decode on the device as well, where it is a GPU that can.
         still: the files are still images, each a recording of one frame.
     """
 
@@ -55,6 +56,7 @@ class FrameBackend:
         faces: Faces = "largest",
         threads: int = 0,
         *,
+        gpu_decoding: bool = False,
         still: bool = False,
     ) -> None:
         self.name = extractor.name
@@ -65,6 +67,7 @@ class FrameBackend:
         self._threads = threads
         self._device = device
         self._segments = 1 if device.type == "cpu" else _GPU_SEGMENTS
+        self._gpu = device if gpu_decoding and device.type == "cuda" else None
         self._still = still
         self._detector = detector.load_detector().to(device)
         self._network = landmarks.load_landmarks().to(device)
@@ -125,7 +128,7 @@ class FrameBackend:
     def _opened(self, path: Path) -> Video | Still:
         if self._still:
             return Still(path)
-        return Video(path, batch_frames=SEGMENT_FRAMES, threads=self._threads)
+        return Video(path, batch_frames=SEGMENT_FRAMES, threads=self._threads, gpu=self._gpu)
 
     def _source(self, path: Path, segment_frames: int) -> LandmarkSource:
         table = csv_beside(path)
