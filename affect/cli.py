@@ -235,7 +235,7 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
         "descriptors (openface alone: 19 kB a frame on disk before compression, and several times "
         "that in memory until the video ends)",
     )
-    parser.add_argument("--corpus", default="videos", help="its name in the cache")
+    parser.add_argument("--corpus", default="videos", help="its name in the cache (%(default)s)")
     parser.add_argument(
         "--pattern", help="regular expression with groups subject and recording, of a video's path"
     )
@@ -252,7 +252,7 @@ def _extract(options: argparse.Namespace) -> Result:
     from affect.extraction import command
     from affect.extraction.backends.choice import Options
 
-    outcomes = command.run(
+    backend, outcomes = command.run(
         options.videos,
         options.cache,
         Options(
@@ -276,10 +276,10 @@ def _extract(options: argparse.Namespace) -> Result:
         for line in (*outcome.notes, outcome.error):
             if line:
                 _complain(line)
-    summary = command.summary(outcomes)
+    summary = command.summary(backend, outcomes)
     failed = summary["failed"] and f"{summary['failed']} of {summary['files']} files failed"
     data = {"cache": str(options.cache), **summary}
-    return Result(_table(("", "count"), command.rows(summary)), data, failed or "")
+    return Result(_table(("", ""), command.rows(summary)), data, failed or "")
 
 
 def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:

@@ -229,15 +229,15 @@ def _steps(given: Given) -> dict[str, Callable[[], object]]:
     """What each step does with one batch of the clip."""
     import torch
 
-    from affect.extraction.allocation import keep_freed_memory
     from affect.extraction.faces.detector import load_detector
     from affect.extraction.faces.landmarks import load_landmarks
     from affect.extraction.faces.tracker import FaceTracker
     from affect.extraction.openface import fhog, weights
     from affect.extraction.openface.stage import Stage
+    from affect.extraction.processor import settle
     from affect.extraction.video import Video
 
-    keep_freed_memory()
+    settle()
     torch.set_grad_enabled(False)
     stage = Stage(weights.load(given.openface))
 

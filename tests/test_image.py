@@ -229,3 +229,13 @@ def test_a_videos_first_frame_as_a_still_has_the_same_landmarks(tmp_path):
     np.testing.assert_allclose(
         still.identifying["landmarks"][0], first.identifying["landmarks"][0], atol=0.01
     )
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_cut_jpeg_is_not_taken_for_whole(tmp_path, share):
+    path = clips.write(
+        tmp_path / "a.jpg", clips.noise(1, 64, 96), codec="mjpeg", pixel_format="yuvj420p"
+    )
+    read_image(path)
+    with pytest.raises(UserError, match=r"a\.jpg: a damaged picture|no image"):
+        read_image(clips.cut(path, share))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,22 @@ from affect.data.timeline import Place
 from affect.devices import device_of
 from affect.errors import UserError
 from affect.extraction import pipeline
-from affect.extraction.allocation import keep_freed_memory
 from affect.extraction.backends import choice
 from affect.extraction.backends.choice import Options
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.pipeline import Extracted
+from affect.extraction.processor import settle
 from affect.extraction.progress import Progress
 from affect.extraction.video import find_files
 from affect.extraction.workers import Task, extract_in_processes
 from affect.files import require_writable
+from affect.stopping import stopping
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
+_PROXIES = (
+    "affect: no OpenFace folder is known: landmark proxies are made (geometry); for action units "
+    "give --openface-home or export OPENFACE_HOME\n"
+)
 _MOST_JOBS = 8
 """Processes where the user does not say: each takes up to a gigabyte."""
 
@@ -41,7 +45,7 @@ def run(
     shard: str,
     jobs: int | None,
     force: bool,
-) -> list[Extracted]:
+) -> tuple[str, list[Extracted]]:
     """Extract the videos of files and folders into a cache.
 
     Args:
@@ -54,6 +58,9 @@ def run(
         jobs: processes; None for one a core on the CPU, and one on a GPU.
         force: extract again what is cached.
 
+    Returns:
+        The backend's name, and what became of each file.
+
     Raises:
         UserError: there is no video, the backend or the device is not there, or the cache cannot
             be written.
@@ -63,12 +70,15 @@ def run(
     chosen = dict(pipeline.shard(list(files.items()), *_shard(shard)))
     jobs = _jobs(jobs, len(chosen), options.device)
     require_writable(cache)
+    if options.backend == "auto" and backend.name == "geometry":
+        sys.stderr.write(_PROXIES)
     outcomes: list[Extracted] = []
-    with _stopping(cache), Progress(chosen.values()) as progress:
+    message = f"stopped: what is finished is in {cache}, and the same command goes on"
+    with stopping(message), Progress(chosen.values()) as progress:
         for outcome in _extracted(chosen, cache, options, backend, jobs, force, progress):
             outcomes.append(outcome)
             progress.finished(outcome)
-    return outcomes
+    return backend.name, outcomes
 
 
 def _extracted(
@@ -81,15 +91,16 @@ def _extracted(
     listener: Listener,
 ) -> Iterator[Extracted]:
     if jobs == 1:
-        keep_freed_memory()
+        settle()
         return pipeline.extract(files, cache, backend, force=force, listener=listener)
     return extract_in_processes(files, Task(cache, options, force), jobs, listener)
 
 
-def summary(outcomes: Sequence[Extracted]) -> dict[str, Any]:
+def summary(backend: str, outcomes: Sequence[Extracted]) -> dict[str, Any]:
     """Counts over all videos, the mean confidence of frames with a face, and why some failed."""
     faces = sum(outcome.faces for outcome in outcomes)
     return {
+        "backend": backend,
         "files": len(outcomes),
         "recordings": sum(len(outcome.keys) for outcome in outcomes),
         "skipped": sum(outcome.skipped for outcome in outcomes),
@@ -102,24 +113,14 @@ def summary(outcomes: Sequence[Extracted]) -> dict[str, Any]:
 
 
 def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A summary as lines of a table, its failures by cause below the rest."""
-    plain = [(name, value) for name, value in counts.items() if name != "failures"]
-    causes = [(f"  {cause}", count) for cause, count in counts["failures"].items()]
-    return [(name.replace("_", " "), f"{value:,}") for name, value in (*plain, *causes)]
-
-
-@contextmanager
-def _stopping(cache: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end alike: what is half done goes, what is done stays."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped: what is finished is in {cache}, and the same command goes on"
-        ) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """A summary as lines of a table, failures by cause below their number."""
+    lines: list[tuple[str, Any]] = []
+    for name, value in counts.items():
+        if name != "failures":
+            lines.append((name.replace("_", " "), value))
+        if name == "failed":
+            lines += [(f"  {cause}", count) for cause, count in counts["failures"].items()]
+    return [(name, value if isinstance(value, str) else f"{value:,}") for name, value in lines]
 
 
 def _jobs(asked: int | None, files: int, device: str) -> int:

@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What a folder's still images are known by, in lower case."""
 
+_JPEG = b"\xff\xd8\xff"
+
 
 class Still:
     """A still image, to be read as if it were a `Video` of one frame.
@@ -72,19 +74,30 @@ def read_image(path: Path) -> UInt8[Tensor, "H W 3"]:
     """
     require_content(path)
     set_level(None)
-    frames: list[VideoFrame] = []
     try:
         # Given as bytes, no part of its name is taken for a protocol or a pattern.
-        with av.open(io.BytesIO(path.read_bytes()), "r", **OPTIONS) as container:
-            # Phones append a depth or gain map to a JPEG, which then looks like several.
-            enough = 1 if container.format.name == "mjpeg" else 2
-            frames = list(islice(container.decode(video_stream(path, container)), enough))
-    except FFmpegError:
-        pass  # no frame then says the same
+        content = path.read_bytes()
     except PermissionError as error:
         raise ExtractionError(path, "cannot be read", "change its permissions") from error
+    frames = _decoded(path, content)
+    # FFmpeg fills what a cut JPEG lacks with grey, and says so to nobody.
+    if content.startswith(_JPEG) and not _decoded(path, content, err_detect="explode"):
+        raise ExtractionError(path, "a damaged picture", "copy it again, or save it anew")
     if not frames:
         raise ExtractionError(path, "no image", "give a picture such as a .png or .jpg")
     if len(frames) > 1:
         raise ExtractionError(path, "a video, not a still image", "give it without --still")
     return torch.from_numpy(Screen(frames[0]).show(frames[0]).copy())
+
+
+def _decoded(path: Path, content: bytes, **options: str) -> list[VideoFrame]:
+    """The picture, or the first two of several; none where FFmpeg cannot decode it."""
+    try:
+        with av.open(io.BytesIO(content), "r", **OPTIONS) as container:
+            stream = video_stream(path, container)
+            stream.codec_context.options = options
+            # Phones append a depth or gain map to a JPEG, which then looks like several.
+            enough = 1 if container.format.name == "mjpeg" else 2
+            return list(islice(container.decode(stream), enough))
+    except FFmpegError:
+        return []

@@ -13,6 +13,7 @@ from affect.data.timeline import Place
 from affect.errors import UserError
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.container import require_content
+from affect.extraction.failures import ExtractionError
 from affect.recording import Recording
 
 T = TypeVar("T")
@@ -86,10 +87,11 @@ def extract_one(
         if not force and _is_cached(cache, place, path, backend):
             done.skipped = True
         else:
+            if not force:
+                _refuse_other_backend(cache, place, path, backend)
             for recording in backend.recordings(path, place, noting):
-                _count(done, recording)
                 store.write(recording, cache)
-                done.keys.append(recording.key)
+                _count(done, recording)
     return done
 
 
@@ -151,7 +153,22 @@ def _is_cached(cache: Path, place: Place, path: Path, backend: Backend) -> bool:
     )
 
 
+def _refuse_other_backend(cache: Path, place: Place, path: Path, backend: Backend) -> None:
+    """Other numbers of the same kind are replaced; those of another backend only by `--force`."""
+    entry = store.find(cache, place.corpus, place.subject, place.name)
+    if entry is None:
+        return
+    other = store.read(entry.path).provenance.backend
+    if other != backend.name:
+        raise ExtractionError(
+            path,
+            f"in the cache from {other}",
+            f"give --backend {other}, another --cache, or --force to replace it by {backend.name}",
+        )
+
+
 def _count(done: Extracted, recording: Recording) -> None:
+    done.keys.append(recording.key)
     done.frames = recording.frames
     done.faces += int(recording.success.sum())
     done.confidence += float(recording.confidence[recording.success].sum())

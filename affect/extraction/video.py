@@ -311,13 +311,17 @@ def find_files(paths: Iterable[Path], suffixes: Collection[str] = SUFFIXES) -> l
 
 
 def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+    """Files and links to files, below folders and links to folders; a broken link counts too."""
+    found: list[Path] = []
+    entered: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [name for name in folders if not name.startswith(".") and real not in entered]
+        files = [Path(place, name) for name in names if not name.startswith(".")]
+        if real not in entered:
+            found += [file for file in files if file.suffix.lower() in suffixes]
+        entered.add(real)
+    return sorted(found)
 
 
 def _set_threads(stream: VideoStream, threads: int) -> None:

@@ -6,7 +6,6 @@ A worker is handed one file at a time, so that one that dies takes no other file
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections import deque
@@ -17,13 +16,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-
 from affect.data.timeline import Place
-from affect.extraction.allocation import keep_freed_memory
 from affect.extraction.backends import choice
 from affect.extraction.backends.protocol import Listener
 from affect.extraction.pipeline import Extracted, extract_one
+from affect.extraction.processor import settle
 
 _PATIENCE_S = 10.0
 """What a worker gets to end in, with its temporary files removed, before it is killed."""
@@ -52,7 +49,7 @@ def extract_in_processes(
     Args:
         files: by their place in the cache.
         task: what to do with each.
-        jobs: processes, 1 or more; the cores are shared among them.
+        jobs: processes, 1 or more.
         listener: is told how it goes on.
     """
     waiting = deque(files.items())
@@ -60,7 +57,7 @@ def extract_in_processes(
     try:
         while waiting or team:
             while waiting and len(team) < jobs:
-                team.append(_Worker(task, jobs))
+                team.append(_Worker(task))
                 team[-1].take(*waiting.popleft())
             for worker in _heard(team):
                 done = worker.hear(listener)
@@ -82,11 +79,11 @@ def extract_in_processes(
 class _Worker:
     """A process, seen from the one that hands out files."""
 
-    def __init__(self, task: Task, jobs: int) -> None:
+    def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, task, jobs), daemon=True
+            target=_serve, args=(theirs, task), daemon=True
         )
         with _deaf_to_interrupts():
             self._process.start()
@@ -167,12 +164,10 @@ class _Telling(Listener):
         self._connection.send(frames)
 
 
-def _serve(connection: Connection, task: Task, jobs: int) -> None:
+def _serve(connection: Connection, task: Task) -> None:
     """Extract the files that come until no more do, or nobody listens."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # tidies up
-    keep_freed_memory()
-    share = len(os.sched_getaffinity(0)) // jobs
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), share)))
+    settle()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         backend = choice.make(task.options)
         while True:

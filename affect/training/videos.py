@@ -15,16 +15,18 @@ import torch
 from affect import store
 from affect.data.naming import places_of
 from affect.data.timeline import Place
-from affect.extraction.allocation import keep_freed_memory
+from affect.errors import UserError
 from affect.extraction.backends.choice import Options
 from affect.extraction.backends.protocol import Backend
 from affect.extraction.pipeline import Extracted, Noting, failing_alone
+from affect.extraction.processor import settle
 from affect.extraction.progress import Progress
 from affect.extraction.video import SUFFIXES, find_files
 from affect.files import require_writable
 from affect.models.two_level import CORPUS, TwoLevel, backend_for
 from affect.prediction import Prediction
 from affect.recording import Recording
+from affect.stopping import stopping
 from affect.training.inference import TrainedLevelTwo, table_of, write_csv
 from affect.training.run import Run
 
@@ -66,10 +68,12 @@ def predict_videos(
     level_two = TrainedLevelTwo(run, fold, options.device)
     model = TwoLevel(backend_for(level_two.preparation.feature_names, options), level_two)
     files = places_of(find_files([source], model.backend.suffixes), source, CORPUS)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give --out a file such as predictions.csv")
     require_writable(out.parent)
-    keep_freed_memory()
+    settle()
     outcomes: list[Extracted] = []
-    with Progress(files.values()) as progress:
+    with stopping(f"stopped: {out} is not written"), Progress(files.values()) as progress:
         counts = write_csv(out, _predictions(model, files, outcomes, progress))
     return counts, outcomes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float64
 
 from affect.data import columns
 from affect.extraction.faces.landmarks import POINTS
@@ -17,7 +18,7 @@ from affect.extraction.ticks import Ticks
 from affect.extraction.video import FrameBatch
 
 _NO_FIT = "landmarks that do not fit"
-_COLUMN = re.compile(r"[xy]_\d+|success|confidence|face_id")
+_COLUMN = re.compile(r"[xy]_\d+|frame|success|confidence|face_id")
 
 
 def csv_beside(video: Path) -> Path | None:
@@ -59,7 +60,7 @@ class CsvLandmarks:
         values = columns.numbers(frame, points, path).reshape(-1, 2, POINTS)
         self._landmarks = torch.from_numpy(values).transpose(1, 2)
         tracked = columns.numbers(frame, ["success", "confidence"], path)
-        self._success = torch.from_numpy(tracked[:, 0] > 0)
+        self._success = torch.from_numpy((tracked[:, 0] > 0) & _is_face(values))
         self._confidence = torch.from_numpy(tracked[:, 1].clip(0, 1)).float()
         self._next = 0
 
@@ -78,6 +79,13 @@ class CsvLandmarks:
         return {0: face}
 
 
+def _is_face(points: Float64[np.ndarray, "T 2 68"]) -> Bool[np.ndarray, " T"]:
+    """Whether a row's points are numbers, and not all on one spot."""
+    with np.errstate(invalid="ignore"):
+        extent = points.max(axis=2) - points.min(axis=2)  # NaN and infinity stay
+    return np.isfinite(extent).all(axis=1) & (extent > 0).all(axis=1)
+
+
 def _on_clock(frame: pd.DataFrame, ticks: Ticks, path: Path) -> pd.DataFrame:
     """The row of the frame on each tick of the video."""
     if "face_id" in frame and len(np.unique(frame.loc[:, "face_id"])) > 1:
@@ -89,6 +97,8 @@ def _on_clock(frame: pd.DataFrame, ticks: Ticks, path: Path) -> pd.DataFrame:
             f"it has {len(frame)} rows, its video {ticks.frames} frames: run FeatureExtraction on "
             "this video again, or move the CSV away",
         )
+    if "frame" in frame and not frame.loc[:, "frame"].is_monotonic_increasing:
+        raise ExtractionError(path, _NO_FIT, "its rows are not in the order of their frames")
     return frame.iloc[ticks.shown]
 
 
