@@ -244,7 +244,10 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th video")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="processes (default: one a core, one on a GPU)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="processes (default: one a core, at most 8; on a GPU one)",
     )
 
 

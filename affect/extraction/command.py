@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def _extracted(
     if jobs == 1:
         settle()
         return pipeline.extract(files, cache, backend, force=force, listener=listener)
-    return extract_in_processes(files, Task(cache, options, force), jobs, listener)
+    share = max(1, len(os.sched_getaffinity(0)) // jobs)
+    task = Task(cache, replace(options, threads=share), force)
+    return extract_in_processes(files, task, jobs, listener)
 
 
 def summary(backend: str, outcomes: Sequence[Extracted]) -> dict[str, Any]:
