@@ -1,12 +1,17 @@
 """Fixtures of all tests; shapes in jaxtyping annotations are checked while testing."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
 from tests import typechecker
+
+# A shell lets what it starts in the background ignore Ctrl-C, and children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
