@@ -343,7 +343,7 @@ def test_tables_become_recordings_and_a_broken_one_stops_no_other(tmp_path, caps
     assert (summary["frames"], summary["frames_with_a_face"]) == (3 * FRAMES, 3 * (FRAMES - 1))
     told = [line for line in output.err.splitlines() if "/broken/" in line]
     for name, reason in {
-        "empty": "is empty",
+        "empty": "empty: copy it again",
         "rowless": "has no rows",
         "truncated": "line 21 has",
         "unitless": "has no AU columns (AU01_r ...): run FeatureExtraction with -aus",
