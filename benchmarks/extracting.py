@@ -169,7 +169,9 @@ def _agreement(folder: Path, given: Given, landmarks: pd.DataFrame) -> tuple[flo
     video.symlink_to(given.video.resolve())
     landmarks.to_csv(video.with_suffix(".csv"), index=False)
     backend = choice.make(_options(given))
-    (recording,) = backend.recordings(video, Place("bench", "a", "a"), Listener())
+    (recording,) = backend.recordings(
+        video, Place("bench", "a", "a"), backend.provenance(video), Listener()
+    )
     seen = recording.success
     intensity = landmarks.loc[seen, list(recording.intensity_names)].to_numpy()
     presence = landmarks.loc[seen, list(recording.presence_names)].to_numpy()

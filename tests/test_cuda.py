@@ -61,7 +61,9 @@ def test_a_video_gives_the_same_recording(gpu, tmp_path, gpu_decoding):
     for device in ("cpu", str(gpu)):
         options = Options("geometry", device, gpu_decoding=gpu_decoding)
         backend = choice.make(options)
-        recordings += backend.recordings(path, Place("a", "b", "c"), Listener())
+        recordings += backend.recordings(
+            path, Place("a", "b", "c"), backend.provenance(path), Listener()
+        )
     one, other = recordings
     np.testing.assert_allclose(other.intensity, one.intensity, atol=1e-5)
     assert (other.success == one.success).all()

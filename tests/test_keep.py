@@ -115,7 +115,7 @@ def test_a_face_that_comes_late_has_landmarks_from_there_on(tmp_path):
     backend = make(Options("geometry", "cpu", faces="all", keep=frozenset({"landmarks"})))
     backend._detector, backend._network = SquareDetector(), CentreNet()
     place = Place("mine", "both", "two")
-    late, early = backend.recordings(path, place, Listener())
+    late, early = backend.recordings(path, place, backend.provenance(path), Listener())
     assert (early.name, late.name) == ("two-face0", "two-face1")
     for recording, first in ((early, 0), (late, 40)):
         seen = ~np.isnan(recording.identifying["landmarks"]).any(axis=(1, 2))

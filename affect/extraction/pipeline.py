@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from affect.errors import UserError
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.container import require_content
 from affect.extraction.failures import ExtractionError
-from affect.recording import Recording
+from affect.recording import Provenance, Recording
+from affect.store import Entry
 
 T = TypeVar("T")
 
@@ -84,12 +85,13 @@ def extract_one(
     noting = Noting(done.notes, listener or Listener())
     with failing_alone(done):
         require_content(path)
-        if not force and _is_cached(cache, place, path, backend):
+        provenance = backend.provenance(path)
+        cached = [] if force else _cached(cache, place)
+        if any(_serves(entry, provenance, backend) for entry in cached):
             done.skipped = True
         else:
-            if not force:
-                _refuse_other_backend(cache, place, path, backend)
-            for recording in backend.recordings(path, place, noting):
+            _refuse_other_backend(cached, path, backend)
+            for recording in backend.recordings(path, place, provenance, noting):
                 store.write(recording, cache)
                 _count(done, recording)
     return done
@@ -139,32 +141,29 @@ class Noting(Listener):
         self._notes.append(text)
 
 
-def _is_cached(cache: Path, place: Place, path: Path, backend: Backend) -> bool:
-    """Whether a recording of the file is there and holds what is to be kept, or more.
-
-    Of several faces, the first tells for all.
-    """
-    identity = backend.provenance(path).identity
+def _cached(cache: Path, place: Place) -> list[Entry]:
+    """What the cache holds of a file; of several faces, the first stands for all."""
     names = (place.name, f"{place.name}-face0")
     entries = (store.find(cache, place.corpus, place.subject, name) for name in names)
-    return any(
-        entry is not None and entry.identity == identity and backend.keep <= set(entry.identifying)
-        for entry in entries
-    )
+    return [entry for entry in entries if entry is not None]
 
 
-def _refuse_other_backend(cache: Path, place: Place, path: Path, backend: Backend) -> None:
+def _serves(entry: Entry, provenance: Provenance, backend: Backend) -> bool:
+    """Whether it has the numbers that are asked for, and what is to be kept, or more."""
+    return entry.identity == provenance.identity and backend.keep <= set(entry.identifying)
+
+
+def _refuse_other_backend(cached: Iterable[Entry], path: Path, backend: Backend) -> None:
     """Other numbers of the same kind are replaced; those of another backend only by `--force`."""
-    entry = store.find(cache, place.corpus, place.subject, place.name)
-    if entry is None:
-        return
-    other = store.read(entry.path).provenance.backend
-    if other != backend.name:
-        raise ExtractionError(
-            path,
-            f"in the cache from {other}",
-            f"give --backend {other}, another --cache, or --force to replace it by {backend.name}",
-        )
+    for entry in cached:
+        other = store.read(entry.path).provenance.backend
+        if other != backend.name:
+            raise ExtractionError(
+                path,
+                f"in the cache from {other}",
+                f"give --backend {other}, another --cache or --corpus, or --force to replace it "
+                f"by {backend.name}",
+            )
 
 
 def _count(done: Extracted, recording: Recording) -> None:

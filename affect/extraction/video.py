@@ -109,14 +109,13 @@ class Video:
             path: a video file.
             batch_frames: frames a batch at most, 1 or more.
             batch_bytes: what a batch's pixels may take; a batch has one frame at least.
-            threads: decoding threads; 0 takes as many as there are cores, within a memory budget.
+            threads: decoding threads, within a memory budget; 0 for as many as there are cores.
             gpu: decodes what it can, and holds the pixels of all; None for the CPU.
 
         Raises:
             UserError: the file is missing, no video, or none of its frames can be decoded.
         """
         self.path = path
-        self.errors = 0
         self._ticks = 0
         self._finished = False
         self._gpu = gpu
@@ -130,6 +129,7 @@ class Video:
 
     def _open(self, gpu: torch.device | None, threads: int) -> bool:
         """Open the file up to its first good frame; tells whether its frames can be shown."""
+        self.errors = 0
         self._container = opened(self.path, gpu)
         try:
             self._stream = video_stream(self.path, self._container)
@@ -329,6 +329,5 @@ def _set_threads(stream: VideoStream, threads: int) -> None:
     affordable = max(1, _DECODER_BYTES // max(1, stream.width * stream.height * 3))
     context.thread_type = "AUTO"
     # A GPU's decoder works by itself, and has few surfaces for frames that wait.
-    context.thread_count = (
-        1 if context.is_hwaccel else threads or min(len(os.sched_getaffinity(0)), affordable, 16)
-    )
+    wanted = 1 if context.is_hwaccel else threads or len(os.sched_getaffinity(0))
+    context.thread_count = min(wanted, affordable, 16)

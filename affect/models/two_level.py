@@ -93,7 +93,11 @@ class TwoLevel:
         """
         preparation = self.level_two.preparation
         _refuse_rate(path, _rate_hz(path), preparation)  # before it is decoded to its end
-        found = list(self.backend.recordings(path, place, listener or Listener()))
+        found = list(
+            self.backend.recordings(
+                path, place, self.backend.provenance(path), listener or Listener()
+            )
+        )
         for recording in found:
             check(recording)
             _refuse_rate(path, recording.rate_hz, preparation)

@@ -93,18 +93,20 @@ class FrameBackend:
             parameters=used,
         )
 
-    def recordings(self, path: Path, place: Place, listener: Listener) -> Iterator[Recording]:
+    def recordings(
+        self, path: Path, place: Place, provenance: Provenance, listener: Listener
+    ) -> Iterator[Recording]:
         """The recordings of a video, one a face.
 
         Args:
             path: the video.
             place: where the recording belongs; of several faces, each name gets `-face<number>`.
+            provenance: the video's.
             listener: is told how it goes on.
 
         Raises:
             UserError: the video cannot be read or shows no face.
         """
-        provenance = self.provenance(path)
         tracks: dict[int, _Track] = {}
         frames = 0
         with self._opened(path) as video:

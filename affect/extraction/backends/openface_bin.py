@@ -56,18 +56,20 @@ class OpenFaceBin:
             parameters={"flags": list(programs.FLAGS)},
         )
 
-    def recordings(self, path: Path, place: Place, listener: Listener) -> Iterator[Recording]:
+    def recordings(
+        self, path: Path, place: Place, provenance: Provenance, listener: Listener
+    ) -> Iterator[Recording]:
         """The recording of a video.
 
         Args:
             path: the video.
             place: where the recording belongs.
+            provenance: the video's.
             listener: is told how it goes on.
 
         Raises:
             UserError: the video cannot be read or shows no face, or OpenFace failed.
         """
-        provenance = self.provenance(path)
         ticks = ticks_of(path)
         listener.expect(path, len(ticks.shown))
         track = _on_clock(self._track(path, ticks.frames), ticks, path, listener)

@@ -28,18 +28,21 @@ class OpenFaceCsv:
         """
         return Provenance(self.name, affect.__version__, sha256_of(path))
 
-    def recordings(self, path: Path, place: Place, listener: Listener) -> Iterator[Recording]:
+    def recordings(
+        self, path: Path, place: Place, provenance: Provenance, listener: Listener
+    ) -> Iterator[Recording]:
         """The recording of a table.
 
         Args:
             path: the table.
             place: where the recording belongs.
+            provenance: the table's.
             listener: is told how it goes on.
 
         Raises:
             UserError: the table cannot be read, has no action units, or shows no face.
         """
-        recording = assemble(place, openface_csv.read(path), {}, self.provenance(path))
+        recording = assemble(place, openface_csv.read(path), {}, provenance)
         listener.expect(path, recording.frames)
         listener.advance(recording.frames)
         yield recording

@@ -45,12 +45,15 @@ class Backend(Protocol):
         """
         ...
 
-    def recordings(self, path: Path, place: Place, listener: Listener) -> Iterator[Recording]:
+    def recordings(
+        self, path: Path, place: Place, provenance: Provenance, listener: Listener
+    ) -> Iterator[Recording]:
         """The recordings of a file, one a face.
 
         Args:
             path: the file.
             place: where the recording belongs; of several faces, each name gets `-face<number>`.
+            provenance: the file's, as `provenance` tells.
             listener: is told how it goes on.
 
         Raises:
