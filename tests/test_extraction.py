@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from affect import store
 from affect.cli import main
 from affect.data.timeline import Place
 from affect.errors import UserError
-from affect.extraction import geometry, pipeline
+from affect.extraction import command, geometry, pipeline
 from affect.extraction.backends import choice
 from affect.extraction.backends.choice import Options
 from affect.extraction.faces.detector import Detections, FaceDetector
@@ -28,6 +26,7 @@ from affect.extraction.openface.stage import Stage, VideoUnits
 from affect.extraction.ticks import ticks_of
 from affect.extraction.video import FrameBatch, Video
 from tests import clips, openface_models
+from tests.watching import written_by
 
 VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 
@@ -206,13 +205,6 @@ def home(tmp_path_factory):
     return openface_models.write_folder(tmp_path_factory.mktemp("openface"))
 
 
-@pytest.fixture
-def unverified(monkeypatch):
-    """Random models are not OpenFace's own files."""
-    load = weights.load
-    monkeypatch.setattr(weights, "load", lambda *a, **k: load(*a, **k, verify=False))
-
-
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory):
     """A lossless clip of 150 frames, and OpenFace's CSV of it beside it."""
@@ -275,6 +267,48 @@ def test_what_is_cached_is_skipped_until_it_changes(filmed, tmp_path):
     assert extracted().skipped
 
 
+def test_another_backends_recording_is_replaced_only_by_force(filmed, home, unverified, tmp_path):
+    place = Place("mine", "a", "first")
+    openface = choice.make(Options("openface", "cpu", home))
+    geometry_ = choice.make(Options("geometry", "cpu"))
+    pipeline.extract_one(place, filmed, tmp_path, openface)
+    before = store.path_of(tmp_path, *place).read_bytes()
+    done = pipeline.extract_one(place, filmed, tmp_path, geometry_)
+    assert done.cause == "in the cache from openface"
+    assert "--force" in done.error
+    assert store.path_of(tmp_path, *place).read_bytes() == before
+    assert pipeline.extract_one(place, filmed, tmp_path, openface).skipped
+    assert not pipeline.extract_one(place, filmed, tmp_path, geometry_, force=True).error
+    assert store.read(store.path_of(tmp_path, *place)).provenance.backend == "geometry"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_row_that_is_no_face_is_a_lost_frame(filmed, home, unverified, tmp_path, value):
+    video = tmp_path / "a.mkv"
+    video.write_bytes(filmed.read_bytes())
+    table = pd.read_csv(filmed.with_suffix(".csv"))
+    table.loc[60, [name for name in table if name[:2] in {"x_", "y_"}]] = value
+    table.to_csv(video.with_suffix(".csv"), index=False)
+    place = Place("mine", "a", "a")
+    backend = choice.make(Options("openface", "cpu", home))
+    assert not pipeline.extract_one(place, video, tmp_path / "cache", backend).error
+    recording = store.read(store.path_of(tmp_path / "cache", *place))
+    assert np.flatnonzero(~recording.success).tolist() == [*range(40, 45), 60]
+    assert np.isfinite(recording.intensity[recording.success]).all()
+
+
+def test_failures_by_cause_stand_below_their_number():
+    outcomes = [
+        pipeline.Extracted(Path("a"), error="a: no face: none", cause="no face"),
+        pipeline.Extracted(Path("b"), keys=["k"], frames=10, faces=4, confidence=3.0),
+    ]
+    lines = command.rows(command.summary("geometry", outcomes))
+    assert lines[0] == ("backend", "geometry")
+    where = lines.index(("failed", "1"))
+    assert lines[where + 1] == ("  no face", "1")
+    assert ("mean confidence", "0.75") in lines
+
+
 def test_a_broken_video_stops_no_other(filmed, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
@@ -304,6 +338,7 @@ def test_a_shard_beyond_the_count_is_refused(index):
         (lambda table: table.iloc[:100], "has 100 rows, its video 150 frames"),
         (lambda table: table.drop(columns="y_7"), "has no column 'y_7'"),
         (lambda table: table.assign(face_id=[0, 1] * 75), "holds several faces"),
+        (lambda table: table.iloc[::-1], "not in the order of their frames"),
     ],
 )
 def test_a_csv_that_does_not_fit_is_told(filmed, tmp_path, spoil, message):
@@ -363,43 +398,13 @@ def test_the_command_extracts_a_folder(filmed, tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_but_recordings_is_written(filmed, tmp_path):
-    """What Python opens for writing, and what appears where a library would put its own files."""
-    watch = (
-        "import json, os, sys\n"
-        "written = []\n"
-        "def hook(event, arguments):\n"
-        "    if event == 'open' and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):\n"
-        "        written.append(str(arguments[0]))\n"
-        "sys.addaudithook(hook)\n"
-        "from affect.cli import main\n"
-        "status = main(sys.argv[1:])\n"
-        "print(json.dumps([status, written]))\n"
-    )
-    own = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "work")}
-    for folder in own.values():
-        folder.mkdir()
-    environment = {
-        **os.environ,
-        **{k: str(v) for k, v in own.items()},
-        "PYTHONPATH": str(Path.cwd()),
-    }
-    environment.pop("OPENFACE_HOME", None)
-    arguments = ["extract", str(filmed), "--cache", str(tmp_path / "cache")]
-    finished = subprocess.run(
-        [sys.executable, "-B", "-c", watch, *arguments],
-        env=environment,
-        cwd=own["work"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    status, written = json.loads(finished.stdout.splitlines()[-1])
-    assert status == 0
-    inside = [path for path in written if path.startswith(str(tmp_path / "cache"))]
-    assert any(path.endswith(".tmp") for path in inside)  # the recording, before it is renamed
-    assert set(written) - set(inside) <= {os.devnull}
-    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".h5"]
-    assert not [path for folder in own.values() for path in folder.rglob("*")]
+    cache = tmp_path / "cache"
+    written, left = written_by(["extract", filmed, "--cache", cache], tmp_path)
+    inside = {path for path in written if path.is_relative_to(cache)}
+    assert any(path.suffix == ".tmp" for path in inside)  # the recording, before it is renamed
+    assert written - inside <= {Path(os.devnull)}
+    assert [path.suffix for path in cache.rglob("*") if path.is_file()] == [".h5"]
+    assert not left
 
 
 @pytest.mark.real_data

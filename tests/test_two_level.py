@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning
@@ -22,13 +23,13 @@ from affect.data.timeline import Place
 from affect.errors import UserError
 from affect.extraction.backends.choice import Options
 from affect.extraction.backends.protocol import Listener
-from affect.extraction.openface import weights
 from affect.extraction.video import FrameBatch, find_files
 from affect.models.two_level import CORPUS, TwoLevel, backend_for
 from affect.training.fit import fit
 from affect.training.inference import TrainedLevelTwo
 from affect.training.videos import TwoLevelModule, _groups, predict_videos
 from tests import builders, clips, openface_models
+from tests.watching import written_by
 
 PROXIES = ("AU12_proxy", "AU01_proxy", "AU25_proxy")
 VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
@@ -96,13 +97,6 @@ def filmed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def openface_models_home(tmp_path_factory):
     return openface_models.write_folder(tmp_path_factory.mktemp("openface"))
-
-
-@pytest.fixture
-def unverified(monkeypatch):
-    """Random models are not OpenFace's own files."""
-    load = weights.load
-    monkeypatch.setattr(weights, "load", lambda *a, **k: load(*a, **k, verify=False))
 
 
 @pytest.fixture(autouse=True)
@@ -229,43 +223,20 @@ def test_only_what_must_be_seen_together_is_held_together(filmed):
 
 
 def test_nothing_but_the_csv_is_written(proxies_run, filmed, tmp_path):
-    watch = (
-        "import json, os, sys, tempfile\n"
+    out = tmp_path / "out" / "out.csv"
+    out.parent.mkdir()
+    before = (
+        "import tempfile\n"
         "import matplotlib.font_manager\n"  # torchmetrics takes it along, and it caches its fonts
         "tempfile.gettempdir()\n"  # tries a file once a process
-        "written = []\n"
-        "def hook(event, arguments):\n"
-        "    if event == 'open' and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):\n"
-        "        written.append(str(arguments[0]))\n"
-        "sys.addaudithook(hook)\n"
-        "from affect.cli import main\n"
-        "status = main(sys.argv[1:])\n"
-        "print(json.dumps([status, written]))\n"
     )
-    own = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "work", "out")}
-    for folder in own.values():
-        folder.mkdir()
-    environment = {
-        **os.environ,
-        **{name: str(folder) for name, folder in own.items()},
-        "MPLCONFIGDIR": matplotlib.get_configdir(),
-        "PYTHONPATH": str(Path.cwd()),
-    }
-    arguments = ["predict", proxies_run.folder, filmed, "--out", own["out"] / "out.csv"]
-    finished = subprocess.run(
-        [sys.executable, "-B", "-c", watch, *map(str, arguments)],
-        env=environment,
-        cwd=own["work"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    status, written = json.loads(finished.stdout.splitlines()[-1])
-    assert status == 0
-    assert {Path(path) for path in written} - {own["out"], Path(os.devnull)} == {
-        path for path in map(Path, written) if path.parent == own["out"] and path.suffix == ".tmp"
-    }
-    assert [p.name for folder in own.values() for p in folder.rglob("*")] == ["out.csv"]
+    arguments = ["predict", proxies_run.folder, filmed, "--out", out]
+    fonts = matplotlib.get_configdir()
+    written, left = written_by(arguments, tmp_path, before=before, MPLCONFIGDIR=fonts)
+    temporary = {path for path in written if path.parent == out.parent and path.suffix == ".tmp"}
+    assert written - {out.parent, Path(os.devnull)} == temporary
+    assert not left
+    assert list(out.parent.iterdir()) == [out]
 
 
 # --- what can be mended ----------------------------------------------------------------------
@@ -309,6 +280,31 @@ def test_where_no_video_can_be_predicted_no_csv_is_written(proxies_run, tmp_path
     assert (status, text) == (2, "")
     assert [line for line in err.splitlines() if "a.mp4" in line] == err.splitlines()[-1:]
     assert out.read_text() == "what was there before"
+
+
+def test_a_folder_for_the_csv_is_refused_before_any_video(proxies_run, filmed, tmp_path, capsys):
+    status, _, err = run(capsys, "predict", proxies_run.folder, filmed, "--out", tmp_path)
+    assert status == 2
+    assert err == f"affect: error: {tmp_path} is a folder: give --out a file such as out.csv\n"
+
+
+def test_sigterm_leaves_nothing_half_written(proxies_run, tmp_path):
+    films, out = tmp_path / "films", tmp_path / "out"
+    out.mkdir()
+    for number in range(40):
+        film(films / str(number) / "a.mkv")
+    command = [sys.executable, "-m", "affect", "predict", proxies_run.folder, films]
+    process = subprocess.Popen(
+        [*map(str, command), "--out", str(out / "o.csv")], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not list(out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == f"affect: stopped: {out / 'o.csv'} is not written"
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize(

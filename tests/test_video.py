@@ -463,6 +463,21 @@ def test_folders_give_their_videos_in_order_once(tmp_path):
     assert {suffix.lower() for suffix in SUFFIXES} == SUFFIXES
 
 
+def test_links_are_followed_and_no_circle_is(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.mp4").write_bytes(b"b")
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "a.mp4").write_bytes(b"a")
+    (top / "broken.mp4").symlink_to(tmp_path / "gone.mp4")
+    (top / "linked").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(top)
+    found = find_files([top])
+    names = [path.relative_to(top).as_posix() for path in found]
+    assert names == ["a.mp4", "broken.mp4", "linked/b.mp4"]
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [(["none.mp4"], "no such file or folder"), (["empty"], "nothing to extract"), ([], "no path")],

@@ -69,7 +69,7 @@ def predict_videos(
     model = TwoLevel(backend_for(level_two.preparation.feature_names, options), level_two)
     files = places_of(find_files([source], model.backend.suffixes), source, CORPUS)
     if out.is_dir():
-        raise UserError(f"{out} is a folder: give --out a file such as predictions.csv")
+        raise UserError(f"{out} is a folder: give --out a file such as out.csv")
     require_writable(out.parent)
     settle()
     outcomes: list[Extracted] = []
