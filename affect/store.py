@@ -122,7 +122,7 @@ def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
         UserError: the cache is missing or empty.
     """
     if not cache.is_dir():
-        raise UserError(f"no cache at {cache}: make one with `affect import` or `affect synth`")
+        raise UserError(f"no cache at {cache}: make one with `affect extract`, `import` or `synth`")
     paths = sorted(
         Path(recording.path)
         for folder in _folders(cache)
@@ -133,7 +133,9 @@ def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
     )
     if not paths:
         missing = f"recordings of corpus {corpus!r}" if corpus else "recordings"
-        raise UserError(f"no {missing} in {cache}: fill it with `affect import` or `affect synth`")
+        raise UserError(
+            f"no {missing} in {cache}: fill it with `affect extract`, `import` or `synth`"
+        )
     return paths
 
 

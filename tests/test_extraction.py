@@ -307,6 +307,7 @@ def test_failures_by_cause_stand_below_their_number():
     where = lines.index(("failed", "1"))
     assert lines[where + 1] == ("  no face", "1")
     assert ("mean confidence", "0.75") in lines
+    assert ("mean confidence", "-") in command.rows(command.summary("geometry", outcomes[:1]))
 
 
 def test_a_broken_video_stops_no_other(filmed, tmp_path):

@@ -299,5 +299,5 @@ def test_listing_opens_no_hdf5(tmp_path, monkeypatch):
 
 
 def test_a_missing_cache_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="make one with `affect import`"):
+    with pytest.raises(UserError, match="make one with `affect extract`"):
         store.entries(tmp_path / "none")

@@ -102,6 +102,7 @@ def _extracted(
 def summary(backend: str, outcomes: Sequence[Extracted]) -> dict[str, Any]:
     """Counts over all videos, the mean confidence of frames with a face, and why some failed."""
     faces = sum(outcome.faces for outcome in outcomes)
+    confidence = sum(outcome.confidence for outcome in outcomes)
     return {
         "backend": backend,
         "files": len(outcomes),
@@ -110,7 +111,7 @@ def summary(backend: str, outcomes: Sequence[Extracted]) -> dict[str, Any]:
         "failed": sum(bool(outcome.error) for outcome in outcomes),
         "frames": sum(outcome.frames for outcome in outcomes),
         "frames_with_a_face": faces,
-        "mean_confidence": round(sum(o.confidence for o in outcomes) / max(faces, 1), 3),
+        "mean_confidence": round(confidence / faces, 3) if faces else None,
         "failures": dict(Counter(outcome.cause for outcome in outcomes if outcome.error)),
     }
 
@@ -123,7 +124,13 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
             lines.append((name.replace("_", " "), value))
         if name == "failed":
             lines += [(f"  {cause}", count) for cause, count in counts["failures"].items()]
-    return [(name, value if isinstance(value, str) else f"{value:,}") for name, value in lines]
+    return [(name, _cell(value)) for name, value in lines]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _jobs(asked: int | None, files: int, device: str) -> int:
