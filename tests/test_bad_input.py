@@ -324,18 +324,18 @@ UNSYNCED = "No space left on device; free space or choose another folder"
 Case = tuple[str, Callable[[Place], list], tuple[str, ...]]
 CASES: list[Case] = [
     # paths
-    ("info of no cache", fixed("info", "AT/none"), ("no cache at AT/none", "`affect import`")),
-    ("verify of no cache", fixed("verify", "AT/none"), ("no cache at AT/none", "`affect import`")),
-    ("fit on no cache", lambda p: p.fit(), ("no cache at AT/cache", "`affect import`")),
-    ("predict on no cache", predicts(lambda _: None), ("no cache at AT/cache", "`affect import`")),
+    ("info of no cache", fixed("info", "AT/none"), ("no cache at AT/none", "`affect extract`")),
+    ("verify of no cache", fixed("verify", "AT/none"), ("no cache at AT/none", "`affect extract`")),
+    ("fit on no cache", lambda p: p.fit(), ("no cache at AT/cache", "`affect extract`")),
+    ("predict on no cache", predicts(lambda _: None), ("no cache at AT/cache", "`affect extract`")),
     ("import of no source", fixed("import", "recola", "AT/x", "--cache", "AT/c"), ("at AT/x",)),
     ("info of an empty cache", empty_folder("info"), ("no recordings in AT/cache", "`affect")),
     ("verify of an empty cache", empty_folder("verify"), ("no recordings in AT/cache", "`affect")),
-    ("fit on an empty cache", empty_folder("fit"), ("no recordings in AT/cache", "`affect import")),
+    ("fit on an empty cache", empty_folder("fit"), ("no recordings in AT/cache", "`affect extract`")),
     (
         "predict on an empty cache",
         predicts(lambda place: place.cache.mkdir()),
-        ("no recordings in AT/cache", "`affect import`"),
+        ("no recordings in AT/cache", "`affect extract`"),
     ),
     ("info of an empty path", fixed("info", ""), ("empty", "cache")),
     ("verify of an empty path", fixed("verify", ""), ("empty", "cache")),
