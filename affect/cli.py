@@ -2,7 +2,7 @@
 
 Progress and logs go to standard error, the result to standard output: text for people, or with
 `--json` exactly one JSON object. Exit status: 0 done, 2 for what the user can mend, 1 for a defect
-of the program, 130 after Ctrl-C.
+of the program, 75 when it gave way after saving its state, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from affect import __version__
-from affect.errors import UserError, suggestion
+from affect.errors import Preempted, UserError, suggestion
 
 _LONGEST_LINE = 1000
-_OK, _DEFECT, _USER_ERROR, _INTERRUPTED = 0, 1, 2, 130
+_OK, _DEFECT, _USER_ERROR, _PREEMPTED, _INTERRUPTED = 0, 1, 2, 75, 130
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _USER_ERROR
     except KeyboardInterrupt as stop:
         _complain(str(stop) or "interrupted")
-        return _INTERRUPTED
+        return _PREEMPTED if isinstance(stop, Preempted) else _INTERRUPTED
     except BrokenPipeError:
         _let_go_of_output()
         return _OK
@@ -372,7 +372,7 @@ def _verify(options: argparse.Namespace) -> Result:
 # --- training --------------------------------------------------------------------------------
 
 
-def _configure_fit(parser: argparse.ArgumentParser) -> None:
+def _configure_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", type=_path, metavar="RUN", help="go on with an unfinished run's folder"
     )
@@ -387,6 +387,18 @@ def _configure_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(options: argparse.Namespace) -> Result:
+    from affect.training.fit import fit
+
+    return _trained(options, "fit", fit)
+
+
+def _federate(options: argparse.Namespace) -> Result:
+    from affect.federated.federate import federate
+
+    return _trained(options, "federate", federate)
+
+
+def _trained(options: argparse.Namespace, name: str, train: Callable[..., Any]) -> Result:
     from affect import config
 
     if options.keys:
@@ -396,10 +408,9 @@ def _fit(options: argparse.Namespace) -> Result:
         return Result(config.to_yaml(experiment).rstrip("\n"), asdict(experiment))
     from affect.report import figures
     from affect.training import run as runs
-    from affect.training.fit import fit
 
     if options.resume is None and not options.experiment_arguments:
-        raise UserError("fit needs an experiment: give -c EXPERIMENT.yaml, or --resume RUN")
+        raise UserError(f"{name} needs an experiment: give -c EXPERIMENT.yaml, or --resume RUN")
     if options.resume is None:
         resumed, experiment = None, config.parse(options.experiment_arguments)
     else:
@@ -407,7 +418,7 @@ def _fit(options: argparse.Namespace) -> Result:
             raise UserError("--resume takes its experiment from the run: give no other flag")
         resumed = runs.open_run(options.resume)
         experiment = resumed.experiment
-    run = fit(experiment, draw=figures.draw, resume=resumed)
+    run = train(experiment, draw=figures.draw, resume=resumed)
     if not runs.is_main_process():
         return Result(None, {})
     return _scores(run.record["metrics"], run.folder)
@@ -552,7 +563,8 @@ COMMANDS: Mapping[str, Command] = {
     "extract": Command("videos to a cache of recordings", _configure_extract, _extract),
     "info": Command("what a cache holds", _configure_cache, _info),
     "verify": Command("every checksum and invariant of a cache", _configure_cache, _verify),
-    "fit": Command("train, validate and test an experiment", _configure_fit, _fit, True),
+    "fit": Command("train, validate and test an experiment", _configure_training, _fit, True),
+    "federate": Command("the same experiment, by clients", _configure_training, _federate, True),
     "validate": Command("a run's validation scores again", _configure_score, _scorer("val")),
     "test": Command("a run's test scores again", _configure_score, _scorer("test")),
     "predict": Command("videos or recordings to valence and arousal", _configure_predict, _predict),

@@ -254,6 +254,105 @@ class TrackingConfig:
 
 
 @dataclass
+class StrategyConfig:
+    """How the server makes one model of the clients' models.
+
+    Attributes:
+        name: `fedavg`, `fedavgm`, `fedprox`, `fedadam`, `fedyogi`, `scaffold`, `fedmedian`,
+            `trimmed_mean` or `krum`.
+        weighting: of the clients in a mean: by their `frames`, or `uniform`.
+        server_lr: step along the mean update; 1 takes the clients' mean itself.
+        momentum: of `fedavgm`, 0 to 1.
+        betas: decay of both moments of `fedadam` and `fedyogi`.
+        tau: keeps their step finite where an update is small.
+        mu: weight of the proximal term of `fedprox`.
+        trim: share of the clients that `trimmed_mean` leaves out at either end, below .5.
+        malicious: clients that `krum` must withstand.
+    """
+
+    name: Literal[
+        "fedavg",
+        "fedavgm",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "scaffold",
+        "fedmedian",
+        "trimmed_mean",
+        "krum",
+    ] = "fedavg"
+    weighting: Literal["frames", "uniform"] = "frames"
+    server_lr: float = 1.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.99)
+    tau: float = 1e-3
+    mu: float = 0.01
+    trim: float = 0.1
+    malicious: int = 0
+
+
+@dataclass
+class PrivacyConfig:
+    """Differential privacy of clients; see the README for what it protects.
+
+    Attributes:
+        mode: `none`; `central`, where the server clips each update and adds noise to their mean;
+            or `local`, where each client adds noise to its own.
+        noise_multiplier: standard deviation of the noise as a multiple of the clipping norm.
+        clipping_norm: largest L2 norm of a client's update.
+        clipping: `fixed`, or `adaptive` towards `quantile` (of `central` alone).
+        quantile: share of the updates that an adaptive norm leaves as they are.
+        clipping_lr: how fast an adaptive norm follows.
+        delta: of (epsilon, delta); null for 1 / number of training clients ** 1.1.
+        max_epsilon: end before a round that would spend more; null for no limit.
+    """
+
+    mode: Literal["none", "central", "local"] = "none"
+    noise_multiplier: float = 1.0
+    clipping_norm: float = 1.0
+    clipping: Literal["fixed", "adaptive"] = "fixed"
+    quantile: float = 0.5
+    clipping_lr: float = 0.2
+    delta: float | None = None
+    max_epsilon: float | None = None
+
+
+@dataclass
+class FederationConfig:
+    """The federated run; `affect federate` alone reads it.
+
+    Attributes:
+        rounds: exchanges between server and clients.
+        local_epochs: passes of a client over its windows in a round.
+        local_steps: optimiser steps of a client in a round, instead of passes; null for passes.
+        clients_per_round: training clients in a round; null for `client_fraction` of them.
+        client_fraction: share of the training clients in a round, above 0 to 1.
+        subjects_per_client: people at one place; null for all of them at one.
+        strategy: how the server makes one model of the clients' models.
+        privacy: differential privacy of clients.
+        engine: what runs the clients: `inprocess`.
+        timeout_s: what a client gets for a message; null for ever.
+        failure_fraction: share of a round's clients that may fail without ending the run.
+        evaluate_every: rounds between two validations; the last round is always validated.
+        seed: of the choice of clients; null for the experiment's seed.
+    """
+
+    rounds: int = 40
+    local_epochs: int = 1
+    local_steps: int | None = None
+    clients_per_round: int | None = None
+    client_fraction: float = 1.0
+    subjects_per_client: int | None = 1
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    engine: Literal["inprocess"] = "inprocess"
+    timeout_s: float | None = None
+    failure_fraction: float = 0.0
+    evaluate_every: int = 1
+    seed: int | None = None
+
+
+@dataclass
 class Experiment:
     """Everything that defines a run.
 
@@ -269,6 +368,7 @@ class Experiment:
         trainer: Lightning's trainer.
         evaluation: from the network's output to scores.
         tracking: Weights & Biases.
+        federation: what `affect federate` adds.
     """
 
     name: str = "experiment"
@@ -282,6 +382,7 @@ class Experiment:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
 
 
 def parse(arguments: Sequence[str]) -> Experiment:
@@ -336,6 +437,22 @@ def load(path: Path) -> Experiment:
         UserError: as `parse`.
     """
     return parse(["-c", str(path)])
+
+
+def from_yaml(text: str) -> Experiment:
+    """The experiment whose every key `to_yaml` wrote out.
+
+    Raises:
+        UserError: as `parse`.
+    """
+    parser = argument_parser()
+    try:
+        values = vars(parser.instantiate(parser.parse_string(text)))
+    except Exception as error:  # as in `parse`
+        raise UserError(_explained(error)) from error
+    experiment = Experiment(**{name: values[name] for name in _fields(Experiment)})
+    validate(experiment)
+    return experiment
 
 
 def to_yaml(experiment: Experiment) -> str:
@@ -443,6 +560,7 @@ def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     yield "runs", not experiment.runs, "a folder's path, not empty"
     yield from _data_ranges(experiment.data)
     yield from _training_ranges(experiment)
+    yield from _federation_ranges(experiment.federation)
 
 
 def _data_ranges(data: DataConfig) -> Iterator[tuple[str, bool, str]]:
@@ -495,3 +613,45 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     clip = trainer.gradient_clip_val
     yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"
     yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"
+
+
+def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool, str]]:
+    counts = {"rounds": 1, "local_epochs": 1, "evaluate_every": 1}
+    counts |= {"local_steps": 1, "clients_per_round": 1, "subjects_per_client": 1}
+    for name, least in counts.items():
+        value = getattr(federation, name)
+        yield f"federation.{name}", value is not None and value < least, f"at least {least}"
+    fraction = federation.client_fraction
+    yield "federation.client_fraction", not 0 < fraction <= 1, "above 0 and at most 1"
+    timeout_s = federation.timeout_s
+    yield "federation.timeout_s", timeout_s is not None and not timeout_s > 0, "above 0, or null"
+    refused = not 0 <= federation.failure_fraction < 1
+    yield "federation.failure_fraction", refused, "at least 0 and below 1"
+    seed = federation.seed
+    yield "federation.seed", seed is not None and not 0 <= seed < 2**32, "from 0 to 4294967295"
+    yield from _strategy_ranges(federation.strategy)
+    yield from _privacy_ranges(federation.privacy)
+
+
+def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]]:
+    key = "federation.strategy"
+    yield f"{key}.server_lr", not strategy.server_lr > 0, "above 0"
+    yield f"{key}.momentum", not 0 <= strategy.momentum < 1, "at least 0 and below 1"
+    yield f"{key}.betas", not all(0 <= beta < 1 for beta in strategy.betas), "at least 0, below 1"
+    yield f"{key}.tau", not strategy.tau > 0, "above 0"
+    yield f"{key}.mu", strategy.mu < 0, "0 or more"
+    yield f"{key}.trim", not 0 <= strategy.trim < 0.5, "at least 0 and below 0.5"  # noqa: PLR2004
+    yield f"{key}.malicious", strategy.malicious < 0, "0 or more"
+
+
+def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
+    key = "federation.privacy"
+    yield f"{key}.noise_multiplier", not privacy.noise_multiplier > 0, "above 0"
+    yield f"{key}.clipping_norm", not privacy.clipping_norm > 0, "above 0"
+    adaptive = privacy.clipping == "adaptive" and privacy.mode == "local"
+    yield f"{key}.clipping", adaptive, "fixed in mode local"
+    yield f"{key}.quantile", not 0 < privacy.quantile < 1, "between 0 and 1"
+    yield f"{key}.clipping_lr", not privacy.clipping_lr > 0, "above 0"
+    delta, limit = privacy.delta, privacy.max_epsilon
+    yield f"{key}.delta", delta is not None and not 0 < delta < 1, "between 0 and 1, or null"
+    yield f"{key}.max_epsilon", limit is not None and not limit > 0, "above 0, or null"

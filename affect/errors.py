@@ -26,6 +26,10 @@ class UnwritableError(UserError):
     cause = "cannot be written"
 
 
+class Preempted(KeyboardInterrupt):
+    """A signal asked for the machine; the state is saved, and the message says how to go on."""
+
+
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """How to mend an unknown name: `did you mean ...?`, or all choices where none is near."""
     choices = list(choices)

@@ -51,10 +51,11 @@ class Tracker:
         """Append one row; rows of this step or later, left by a killed run, give way to it."""
         row = {"step": step, **values}
         kept = [old for old in self._rows if int(old["step"]) < step]
-        appends = len(kept) == len(self._rows) and kept and list(kept[0]) == list(row)
+        columns = list(kept[0]) if kept else []
+        appends = len(kept) == len(self._rows) and row.keys() <= set(columns)
         self._rows = [*kept, row]
         if appends:
-            _append(self._path, row)
+            _append(self._path, row, columns)
         else:
             self._rows = _rewrite(self._path, self._rows)
         if self._run is not None:
@@ -158,10 +159,10 @@ def _rows_in(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
+def _append(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
     try:
         with path.open("a", newline="") as file:
-            csv.DictWriter(file, list(row)).writerow(row)
+            csv.DictWriter(file, columns, restval="").writerow(row)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 

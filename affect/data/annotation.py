@@ -20,6 +20,10 @@ SMOOTHING_S = 3.0
 
 _RIDGE = 1e-2
 
+DelayMoments = tuple[
+    Float64[np.ndarray, "F F"], Float64[np.ndarray, "F L"], Float64[np.ndarray, " L"]
+]
+
 
 def gold_standard(
     ratings: Float[np.ndarray, "R T"], method: GoldStandard = "avec"
@@ -134,12 +138,47 @@ def estimate_delay(
         UserError: there are fewer than two recordings, one is not longer than the longest
             candidate, or features and labels do not go together.
     """
-    lags = np.unique(np.round(np.asarray(candidates_s) * rate_hz).astype(int))
+    lags = _lags(rate_hz, candidates_s)
     _check_recordings(features, labels, int(lags[-1]))
-    width = max(round(SMOOTHING_S * rate_hz), 1)
-    moments = [_moments(x, y, lags, width) for x, y in zip(features, labels, strict=True)]
+    moments = [
+        delay_moments(x, y, rate_hz, candidates_s) for x, y in zip(features, labels, strict=True)
+    ]
+    return delay_from_moments(moments, rate_hz, candidates_s)
+
+
+def delay_moments(
+    features: Float[np.ndarray, "T F"],
+    labels: Float[np.ndarray, " T"],
+    rate_hz: float,
+    candidates_s: Sequence[float] = CANDIDATE_DELAYS_S,
+) -> DelayMoments:
+    """All that `estimate_delay` needs of one recording, which is longer than every candidate.
+
+    Returns:
+        X'X [F, F], X'Y [F, L] and the diagonal of Y'Y [L], with one column of Y a candidate. They
+        add up over recordings.
+    """
+    return _moments(
+        features, labels, _lags(rate_hz, candidates_s), max(round(SMOOTHING_S * rate_hz), 1)
+    )
+
+
+def delay_from_moments(
+    moments: Sequence[DelayMoments],
+    rate_hz: float,
+    candidates_s: Sequence[float] = CANDIDATE_DELAYS_S,
+) -> float:
+    """The delay in seconds, as `estimate_delay`, from two or more recordings' or places' moments.
+
+    Raises:
+        UserError: the features or the labels never change.
+    """
     correlation = _held_out_correlation(*(np.stack(part) for part in zip(*moments, strict=True)))
-    return _peak(lags / rate_hz, correlation)
+    return _peak(_lags(rate_hz, candidates_s) / rate_hz, correlation)
+
+
+def _lags(rate_hz: float, candidates_s: Sequence[float]) -> Int[np.ndarray, " L"]:
+    return np.unique(np.round(np.asarray(candidates_s) * rate_hz).astype(int))
 
 
 def _weighted_mean(
@@ -176,7 +215,7 @@ def _moments(
     labels: Float[np.ndarray, " T"],
     lags: Int[np.ndarray, " L"],
     width: int,
-) -> tuple[Float64[np.ndarray, "F F"], Float64[np.ndarray, "F L"], Float64[np.ndarray, " L"]]:
+) -> DelayMoments:
     """A recording's X'X, X'Y and the diagonal of Y'Y, with one column of Y a lag."""
     kept = len(labels) - int(lags[-1])
     standardised = _centred(features, scale=True)

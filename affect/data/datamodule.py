@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import lightning
 import torch
@@ -64,8 +65,7 @@ class AffectDataModule(lightning.LightningDataModule):
             self.entries["train"], self.series, self._config.window_frames, self._config.hop_frames
         )
         rank, world = self._place()
-        seed = self._seed * _SEED_STRIDE
-        sampler = DistributedSampler(dataset, world, rank, shuffle=True, seed=seed)
+        sampler = training_order(dataset, self._seed, rank, world)
         # Lightning names the epoch itself, but only after workers have fetched its first batches
         sampler.set_epoch(self.first_epoch)
         return _loader(dataset, sampler, self._config.batch_size, self._config)
@@ -90,6 +90,20 @@ class AffectDataModule(lightning.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def training_order(
+    dataset: WindowDataset, seed: int, rank: int = 0, world: int = 1
+) -> DistributedSampler[Any]:
+    """The order of training windows, which `set_epoch` changes.
+
+    Args:
+        dataset: the windows.
+        seed: the experiment's.
+        rank: of the process that asks.
+        world: how many processes share the windows.
+    """
+    return DistributedSampler(dataset, world, rank, shuffle=True, seed=seed * _SEED_STRIDE)
 
 
 def evaluation_dataset(

@@ -148,8 +148,10 @@ def prepare(parts: Mapping[str, Sequence[Entry]], config: DataConfig) -> Prepara
     train = parts["train"]
     _refuse_rates([entry for entries in parts.values() for entry in entries])
     first = store.read(train[0].path)
-    names = _selected(first, config.features)
-    surveys = {part: _survey(entries, names, config) for part, entries in parts.items() if entries}
+    names = selected_names(first, config.features)
+    surveys = {
+        part: survey_of(entries, names, config) for part, entries in parts.items() if entries
+    }
     for part, survey in surveys.items():
         _refuse_labels(survey.labels, part, first, config.dimensions)
     subjects = {key: item for survey in surveys.values() for key, item in survey.subjects.items()}
@@ -274,15 +276,26 @@ def subject_statistics(
 
 
 @dataclass(frozen=True)
-class _Survey:
-    """Moments of one part's recordings: of each subject's features, centred features, labels."""
+class Survey:
+    """Moments of some recordings.
+
+    Attributes:
+        subjects: of each subject's features.
+        centred: of the centred features.
+        labels: of the gold standard in each dimension.
+    """
 
     subjects: Mapping[str, Statistics]
     centred: Statistics
     labels: Statistics
 
 
-def _survey(entries: Sequence[Entry], names: Sequence[str], config: DataConfig) -> _Survey:
+def survey_of(entries: Sequence[Entry], names: Sequence[str], config: DataConfig) -> Survey:
+    """The moments of these recordings, of which one is held at a time.
+
+    Raises:
+        UserError: a recording lacks a feature, or has no frame with a face.
+    """
     features: dict[str, list[Statistics]] = {}
     centred_features: list[Statistics] = []
     labels: list[Statistics] = []
@@ -294,7 +307,7 @@ def _survey(entries: Sequence[Entry], names: Sequence[str], config: DataConfig) 
             statistics_of(reference_of(recording, config.dimensions, config.gold_standard))
         )
     subjects = {key: merge(parts) for key, parts in features.items()}
-    return _Survey(subjects, merge(centred_features), merge(labels))
+    return Survey(subjects, merge(centred_features), merge(labels))
 
 
 def _form(
@@ -342,7 +355,12 @@ def _refuse_labels(
             )
 
 
-def _selected(recording: Recording, patterns: Sequence[str]) -> tuple[str, ...]:
+def selected_names(recording: Recording, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The recording's action units that match a pattern, in its order.
+
+    Raises:
+        UserError: a pattern matches none.
+    """
     names = recording.intensity_names
     unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
     if unmatched:
@@ -368,11 +386,23 @@ def _delays(
 ) -> tuple[float, ...]:
     if config.delay_s == "auto":
         return _estimated(preparation, train)
+    return given_delays(config, max(entry.frames / entry.rate_hz for entry in train))
+
+
+def given_delays(config: DataConfig, longest_s: float) -> tuple[float, ...]:
+    """The delay of each dimension in seconds, where the configuration says it.
+
+    Args:
+        config: with a delay other than `auto`.
+        longest_s: seconds of the longest training recording.
+
+    Raises:
+        UserError: no recording is longer than the delay.
+    """
     if isinstance(config.delay_s, dict):
-        delays = tuple(float(config.delay_s[dimension]) for dimension in preparation.dimensions)
+        delays = tuple(float(config.delay_s[dimension]) for dimension in config.dimensions)
     else:
-        delays = (float(config.delay_s),) * len(preparation.dimensions)
-    longest_s = max(entry.frames / entry.rate_hz for entry in train)
+        delays = (float(config.delay_s),) * len(config.dimensions)
     if max(delays) >= longest_s:
         raise UserError(
             f"data.delay_s is {max(delays):g} s, the longest training recording has "
@@ -383,8 +413,7 @@ def _delays(
 
 def _estimated(preparation: Preparation, train: Sequence[Entry]) -> tuple[float, ...]:
     longest_s = CANDIDATE_DELAYS_S[-1]
-    shortest_frames = round(longest_s * preparation.rate_hz) + 2  # two are left at any delay
-    long = [entry for entry in train if entry.frames >= shortest_frames]
+    long = long_enough(train, preparation.rate_hz)
     if len(long) < 2:  # noqa: PLR2004 - one to learn from, one to judge
         raise UserError(
             f"data.delay_s: auto takes two training recordings of more than {longest_s:g} s and "
@@ -399,6 +428,12 @@ def _estimated(preparation: Preparation, train: Sequence[Entry]) -> tuple[float,
         )
         for column in range(len(preparation.dimensions))
     )
+
+
+def long_enough(entries: Iterable[Entry], rate_hz: float) -> list[Entry]:
+    """The recordings of which two frames are left at any delay that an estimate tries."""
+    shortest_frames = round(CANDIDATE_DELAYS_S[-1] * rate_hz) + 2
+    return [entry for entry in entries if entry.frames >= shortest_frames]
 
 
 def _bytes(series: Series) -> int:

@@ -48,8 +48,10 @@ def statistics_of(features: Float32[np.ndarray, "T F"]) -> Statistics:
 
 
 def merge(parts: Iterable[Statistics]) -> Statistics:
-    """The statistics of all parts' frames together."""
+    """The statistics of all parts' frames together; of one part, its own exactly."""
     parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
     counts = np.stack([part.count for part in parts])
     means = np.stack([part.mean for part in parts])
     count = counts.sum(axis=0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,48 +16,20 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from affect import store
-from affect.config import Experiment, TrainerConfig
-from affect.data.datamodule import AffectDataModule, evaluation_dataset
-from affect.data.preparation import Preparation
+from affect.config import TrainerConfig
+from affect.data.datamodule import AffectDataModule
 from affect.data.splits import Fold
 from affect.errors import UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
 from affect.store import Entry
-from affect.training.evaluate import (
-    cross_fitted,
-    fit_postprocessing,
-    output_rate_hz,
-    outputs_of,
-    predictions_of,
-)
-from affect.training.importance import permutation_importance
 from affect.training.module import AffectModule
-from affect.training.postprocess import Postprocessing
 from affect.training.run import Run, is_main_process
 from affect.training.scores import MONITOR
 from affect.training.signals import EndOnSigterm
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a fold leaves behind: everything that predicts new recordings.
-
-    Attributes:
-        module: the network with the weights that were kept.
-        preparation: how recordings become its input.
-        postprocessing: of its output.
-        fold: index of the fold.
-    """
-
-    module: AffectModule
-    preparation: Preparation
-    postprocessing: Postprocessing
-    fold: int
+from affect.training.trained import PREDICTIONS, conclude
 
 
 def train_fold(
@@ -74,7 +44,7 @@ def train_fold(
         UserError: the corpus or the configuration cannot be used.
     """
     folder = run.fold_folder(fold.index)
-    path = folder / "predictions.h5"
+    path = folder / PREDICTIONS
     if path.exists():
         return store.read_predictions(path)
     experiment = run.experiment
@@ -86,53 +56,7 @@ def train_fold(
     _train(experiment.trainer, module, data, folder, callbacks)
     if not is_main_process():
         return []
-    trained, predictions = _evaluated(experiment, module, data, fold)
-    _save(trained, folder)
-    if experiment.evaluation.importance_repeats:
-        _save_importance(experiment, trained, data, folder)
-    store.write_predictions(path, predictions)
-    return predictions
-
-
-def load_trained(run: Run, fold: int | None = None) -> Trained:
-    """The trained network of a run.
-
-    Args:
-        run: a finished run.
-        fold: which fold's network; needed where the run has several.
-
-    Raises:
-        UserError: the fold is not given or not there.
-    """
-    folds = run.record["folds"]
-    if fold is None and len(folds) > 1:
-        raise UserError(f"{run.folder} has {len(folds)} folds: choose one with --fold")
-    index = folds[0] if fold is None else fold
-    if index not in folds:
-        raise UserError(f"{run.folder} has no fold {index}; it has {', '.join(map(str, folds))}")
-    folder = run.fold_folder(index)
-    preparation, postprocessing = _read(folder / "preparation.json", _parts_of_preparation)
-    module = AffectModule(run.experiment, preparation.features)
-    _read(folder / "model.safetensors", lambda content: module.model.load_state_dict(load(content)))
-    return Trained(module, preparation, postprocessing, index)
-
-
-def _parts_of_preparation(content: bytes) -> tuple[Preparation, Postprocessing]:
-    values = json.loads(content)
-    return (
-        Preparation.from_json(values["preparation"]),
-        Postprocessing.from_json(values["postprocessing"]),
-    )
-
-
-def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
-    """What a file of a finished fold holds; refuses one that is missing or broken by its name."""
-    try:
-        return parse(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"no {path}: the run is not finished, `affect fit --resume` it") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"cannot read {path} (truncated or foreign): {error}") from error
+    return conclude(experiment, module, data.entries, data.series, fold, folder)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -226,60 +150,3 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read {path} ({detail}): remove it, and the fold is trained from its start"
         ) from error
-
-
-def _evaluated(
-    experiment: Experiment, module: AffectModule, data: AffectDataModule, fold: Fold
-) -> tuple[Trained, list[Prediction]]:
-    """Post-processing fitted on validation, and the predictions of validation and test."""
-    config, steps = experiment.data, experiment.evaluation.postprocess
-    val, test = (
-        outputs_of(
-            module, evaluation_dataset(data.entries[part], data.series, config), data.series, config
-        )
-        for part in ("val", "test")
-    )
-    rate_hz = output_rate_hz(data.preparation, config)
-    fitted = fit_postprocessing(val, steps, rate_hz)
-    parts = {
-        "val": (val, cross_fitted(val, steps, rate_hz)),
-        "test": (test, [fitted] * len(test)),
-    }
-    predictions = [
-        item
-        for part, (outputs, processing) in parts.items()
-        for item in predictions_of(
-            outputs, processing, config.dimensions, split=part, fold=fold.index
-        )
-    ]
-    return Trained(module, data.preparation, fitted, fold.index), predictions
-
-
-def _save(trained: Trained, folder: Path) -> None:
-    weights = {name: value.cpu() for name, value in trained.module.model.state_dict().items()}
-    write_whole(folder / "model.safetensors", save(weights))
-    values = {
-        "preparation": trained.preparation.to_json(),
-        "postprocessing": trained.postprocessing.to_json(),
-    }
-    write_whole(folder / "preparation.json", json.dumps(values).encode())
-
-
-def _save_importance(
-    experiment: Experiment, trained: Trained, data: AffectDataModule, folder: Path
-) -> None:
-    names = trained.preparation.feature_names
-    drops = permutation_importance(
-        trained.module,
-        evaluation_dataset(data.entries["val"], data.series, experiment.data),
-        names,
-        repeats=experiment.evaluation.importance_repeats,
-        seed=experiment.seed,
-        batch_size=experiment.data.eval_batch_size,
-    )
-    lines = [",".join(("action_unit", *trained.preparation.dimensions))]
-    lines += [
-        ",".join((name, *(f"{value:.6f}" for value in row.tolist())))
-        for name, row in zip(names, drops, strict=True)
-    ]
-    write_whole(folder / "importance.csv", ("\n".join(lines) + "\n").encode())

@@ -29,9 +29,9 @@ from affect.training.evaluate import (
     outputs_of,
     predictions_of,
 )
-from affect.training.fold import Trained, load_trained
 from affect.training.run import Run
 from affect.training.scores import losses, scores
+from affect.training.trained import Trained, load_trained
 
 _MIB = 2**20
 

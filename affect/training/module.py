@@ -9,7 +9,7 @@ from typing import Any, cast
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -19,7 +19,7 @@ from affect.config import Experiment, OptimizerConfig, SchedulerConfig
 from affect.data.windows import Batch
 from affect.errors import UserError
 from affect.metrics import AffectMetrics, affect_loss
-from affect.training.scores import MONITOR
+from affect.training.scores import MONITOR, phase_scores
 
 _OPTIMIZERS = {
     "adam": torch.optim.Adam,
@@ -114,12 +114,32 @@ class AffectModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this batch."""
-        place = [self._experiment.seed, self.current_epoch, batch_idx, self.global_rank]
-        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        self.seed_dropout(self.current_epoch, batch_idx, self.global_rank)
+
+    def seed_dropout(self, epoch: int, batch: int, place: int) -> None:
+        """Seed dropout for a batch.
+
+        Args:
+            epoch: its number.
+            batch: its number within the epoch.
+            place: rank of the process, or index of the client, that trains on it.
+        """
+        numbers = [self._experiment.seed, epoch, batch, place]
+        seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
         # torch.manual_seed looks at every kind of device, milliseconds a batch
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+    def take_meters(self, phase: str) -> tuple[Float64[Tensor, "D 6"], Float64[Tensor, " D"], int]:
+        """A phase's moments, mean losses and number of batches, which start anew."""
+        metrics, losses = self._meters(phase)
+        moments = metrics.moments.cpu()
+        means = torch.stack([metric.compute() for metric in losses]).double().cpu()
+        batches = int(cast("Tensor", next(iter(losses)).weight))
+        for metric in (metrics, *losses):
+            metric.reset()
+        return moments, means, batches
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics; validation follows the epoch's last training step."""
@@ -129,19 +149,10 @@ class AffectModule(lightning.LightningModule):
 
     def _log_epoch(self, phase: str) -> None:
         metrics, losses = self._meters(phase)
-        values = {
-            f"{phase}/{name}/{dimension}": value
-            for name, column in metrics.compute().items()
-            # torchmetrics squeezes what has one element
-            for dimension, value in zip(self._dimensions, column.reshape(-1), strict=True)
-        }
-        for dimension, metric in zip(self._dimensions, losses, strict=True):
-            values[f"{phase}/loss/{dimension}"] = metric.compute()
+        means = [metric.compute() for metric in losses]
+        values = phase_scores(phase, metrics.compute(), means, self._dimensions)
+        for metric in (metrics, *losses):
             metric.reset()
-        for name in ("ccc", "loss"):
-            column = [values[f"{phase}/{name}/{dimension}"] for dimension in self._dimensions]
-            values[f"{phase}/{name}/mean"] = torch.stack(column).mean()
-        metrics.reset()
         self._refuse_unscored(values)
         self.log_dict({name: value.float() for name, value in values.items()})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -69,6 +69,33 @@ def losses(predictions: Sequence[Prediction], split: str, config: LossConfig) ->
     )
     named = dict(zip(chosen[0].dimensions, values.tolist(), strict=True))
     return {f"{split}/loss/{d}": v for d, v in {**named, "mean": float(values.mean())}.items()}
+
+
+def phase_scores(
+    phase: str,
+    scores: Mapping[str, Tensor],
+    losses: Iterable[Tensor],
+    dimensions: Sequence[str],
+) -> dict[str, Tensor]:
+    """What an epoch or a round logs of a phase, under the keys that every mode shares.
+
+    Args:
+        phase: `train` or `val`.
+        scores: pooled scores by name, each [D].
+        losses: of each dimension.
+        dimensions: their names.
+    """
+    values = {
+        f"{phase}/{name}/{dimension}": value
+        for name, column in scores.items()
+        # torchmetrics squeezes what has one element
+        for dimension, value in zip(dimensions, column.reshape(-1), strict=True)
+    }
+    values |= {f"{phase}/loss/{d}": loss for d, loss in zip(dimensions, losses, strict=True)}
+    for name in ("ccc", "loss"):
+        column = [values[f"{phase}/{name}/{dimension}"] for dimension in dimensions]
+        values[f"{phase}/{name}/mean"] = torch.stack(column).mean()
+    return values
 
 
 def moments_of(item: Prediction) -> Float64[Tensor, "D 6"]:

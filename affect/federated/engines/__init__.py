@@ -1,0 +1,1 @@
+"""What runs the clients: one file an engine, the same apps on each."""

@@ -1,0 +1,225 @@
+"""Federated training: every fold of an experiment by its clients, resumable after every round."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from tqdm import tqdm
+
+from affect import store
+from affect.config import Experiment
+from affect.data.preparation import Preparation, SeriesCache
+from affect.data.splits import Fold
+from affect.devices import device_of
+from affect.errors import Preempted, UserError
+from affect.federated.client import client_app
+from affect.federated.engines.inprocess import InProcessGrid
+from affect.federated.history import History
+from affect.federated.local import initial_module
+from affect.federated.population import Client, population
+from affect.federated.saving import load_state, save_state
+from affect.federated.server import Round, Server, State
+from affect.federated.site import Site
+from affect.prediction import Prediction
+from affect.store import Entry
+from affect.tracking import Tracker
+from affect.training.execution import Draw, execute
+from affect.training.run import Run
+from affect.training.scores import MONITOR
+from affect.training.trained import PREDICTIONS, conclude
+
+_MIB = 2**20
+_LOG_INTERVAL_S = 10.0
+"""Between two states of the progress line where standard error is a file."""
+
+
+def federate(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run:
+    """Train every fold of an experiment by its clients, then validate and test it.
+
+    Args:
+        experiment: the configuration, with its federation.
+        draw: draws the figures of a run's folder and returns their paths.
+        resume: an unfinished run, which goes on after its last finished round.
+
+    Returns:
+        The finished run, as `affect fit` leaves it.
+
+    Raises:
+        UserError: the configuration, the corpus, a client or the folder cannot be used.
+        Preempted: after SIGTERM or SIGUSR1; the last finished round is saved.
+    """
+    _refuse_unfit(experiment)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    with _giving_way():
+        return execute(experiment, "federate", _train, draw=draw, resume=resume)
+
+
+def _train(
+    run: Run, entries: Sequence[Entry], fold: Fold, tracker: Tracker | None
+) -> list[Prediction]:
+    """See `TrainFold`."""
+    folder = run.fold_folder(fold.index)
+    if (folder / PREDICTIONS).exists():
+        return store.read_predictions(folder / PREDICTIONS)
+    experiment = run.experiment
+    device = _device(experiment)
+    clients = population(fold, experiment.federation)
+    held = _held(clients, entries)
+    site = Site(held, device)
+    grid = InProcessGrid(client_app(lambda _: site), len(clients))
+    nodes = {client.index: client.index + 1 for client in clients}
+    server = Server(grid, clients, nodes, experiment)
+    path = folder / "checkpoints" / "state.safetensors"
+    if path.exists():
+        state, preparation = load_state(path)
+    else:
+        preparation = server.agree()
+        state = _initial(experiment, preparation)
+    delays = dict(zip(experiment.data.dimensions, preparation.delay_s, strict=True))
+    run.update({"delay_s": {**run.record.get("delay_s", {}), str(fold.index): delays}})
+    history = History(run, fold.index, state.round, tracker)
+    for done in _shown(run, fold, server.rounds(state, preparation), state):
+        save_state(path, done.state, preparation)
+        history.add(done)
+        state = done.state
+        if _exhausted(experiment, state):
+            break
+    _record(run, fold, state)
+    module = initial_module(experiment, preparation.features)
+    kept = state.best_parameters if experiment.trainer.keep == "best" else state.parameters
+    vector_to_parameters(torch.from_numpy(kept.copy()), module.model.parameters())
+    parts = _by_part(fold, entries)
+    known = preparation.with_subjects([*parts["val"], *parts["test"]])
+    series = SeriesCache(known, experiment.data.memory_mb * _MIB)
+    return conclude(experiment, module.to(device), parts, series, fold, folder)
+
+
+def _initial(experiment: Experiment, preparation: Preparation) -> State:
+    module = initial_module(experiment, preparation.features)
+    vector = parameters_to_vector(module.model.parameters()).detach().numpy()
+    return State(0, vector, vector, clipping_norm=experiment.federation.privacy.clipping_norm)
+
+
+def _held(clients: Sequence[Client], entries: Sequence[Entry]) -> dict[int, list[Entry]]:
+    """Each client's recordings, by its index and in the order of the cache."""
+    owner = {subject: client.index for client in clients for subject in client.subjects}
+    held: dict[int, list[Entry]] = {client.index: [] for client in clients}
+    for entry in entries:
+        if entry.subject in owner:
+            held[owner[entry.subject]].append(entry)
+    return held
+
+
+def _by_part(fold: Fold, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    return {
+        part: [entry for entry in entries if entry.subject in set(getattr(fold, part))]
+        for part in ("train", "val", "test")
+    }
+
+
+def _exhausted(experiment: Experiment, state: State) -> bool:
+    """Whether validation has not improved for as many rounds as patience allows."""
+    patience = experiment.trainer.patience
+    return patience is not None and state.round - state.best_round >= patience
+
+
+def _record(run: Run, fold: Fold, state: State) -> None:
+    """Add what a fold's rounds came to, from the clients' point of view."""
+    parts = {
+        **run.record.get("federation", {}),
+        str(fold.index): {
+            "rounds": state.round,
+            "best_round": state.best_round,
+            "bytes_sent": state.bytes_up,
+            "bytes_received": state.bytes_down,
+        },
+    }
+    totals = {
+        name: sum(part[name] for part in parts.values())
+        for name in ("bytes_sent", "bytes_received")
+    }
+    run.update({"federation": parts, **totals})
+
+
+def _shown(run: Run, fold: Fold, rounds: Iterator[Round], state: State) -> Iterator[Round]:
+    """The rounds, with a line of progress on standard error."""
+    config = run.experiment
+    folds = run.record["folds"]
+    position = folds.index(fold.index)
+    several = f"fold {fold.index} ({position + 1} of {len(folds)})"
+    bar: tqdm[Any] = tqdm(
+        total=config.federation.rounds,
+        initial=state.round,
+        desc=several if len(folds) > 1 else config.name,
+        unit="round",
+        file=sys.stderr,
+        mininterval=0.1 if sys.stderr.isatty() else _LOG_INTERVAL_S,
+        disable=not config.trainer.progress,
+    )
+    with bar:
+        for done in rounds:
+            bar.set_postfix_str(_postfix(done), refresh=False)
+            bar.update()
+            yield done
+
+
+def _postfix(done: Round) -> str:
+    said = f"val ccc {done.metrics.get(MONITOR, np.nan):.3f}"
+    if done.epsilon:
+        said += f", epsilon {done.epsilon:.2f}"
+    return said + (f", {len(done.failures)} failed" if done.failures else "")
+
+
+def _device(experiment: Experiment) -> torch.device:
+    accelerator = experiment.trainer.accelerator
+    return device_of({"gpu": "cuda"}.get(accelerator, accelerator))
+
+
+def _refuse_unfit(experiment: Experiment) -> None:
+    """Refuse what a federated run cannot do.
+
+    Raises:
+        UserError: naming the key.
+    """
+    trainer = experiment.trainer
+    refused: Mapping[str, bool] = {
+        "scheduler.name plateau (it needs a validation after each local pass)": (
+            experiment.scheduler.name == "plateau"
+        ),
+        "trainer.precision 16-mixed (take bf16-mixed)": trainer.precision == "16-mixed",
+        "trainer.num_nodes above 1": trainer.num_nodes > 1,
+        "trainer.devices above 1 (each client trains on one)": trainer.devices
+        not in ("auto", 1, "1"),
+        "trainer.strategy": trainer.strategy != "auto",
+    }
+    for name, asked in refused.items():
+        if asked:
+            raise UserError(f"a federated run has no {name}")
+
+
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 abandon the round that is under way.
+
+    Raises:
+        Preempted: at the signal.
+    """
+
+    def give_way(*_: Any) -> None:
+        raise Preempted
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, give_way) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

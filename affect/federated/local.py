@@ -1,0 +1,285 @@
+"""What happens at a client's place: its recordings surveyed, a network trained and evaluated there.
+
+Nothing in here knows Flower. The steps are those of `affect fit`: the module's own training step,
+optimiser, schedule, clipping and order of windows, so that a single client that holds all training
+subjects learns the same to the bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils.data import DistributedSampler
+
+from affect import store
+from affect.config import Experiment, OptimizerConfig, SchedulerConfig
+from affect.data.datamodule import evaluation_dataset, training_order
+from affect.data.preparation import (
+    Preparation,
+    SeriesCache,
+    selected_names,
+    survey_of,
+)
+from affect.data.standardisation import Statistics, merge
+from affect.data.windows import Batch, WindowDataset, collate
+from affect.errors import UserError
+from affect.federated.messages import Evaluated, Surveyed, Trained
+from affect.store import Entry
+from affect.training.module import AffectModule, make_optimizer, make_schedule
+
+_MIB = 2**20
+
+
+def survey(entries: Sequence[Entry], experiment: Experiment) -> Surveyed:
+    """What some recordings are like.
+
+    Raises:
+        UserError: they differ in rate or action units, or one has no frame with a face.
+    """
+    config = experiment.data
+    first = store.read(entries[0].path)
+    for entry in entries:
+        if round(entry.rate_hz, 2) != round(first.rate_hz, 2):
+            raise UserError(
+                f"recording {first.key} has {first.rate_hz:g} frames a second, {entry.key} has "
+                f"{entry.rate_hz:g}: use recordings of one rate"
+            )
+    names = selected_names(first, config.features)
+    found = survey_of(entries, names, config)
+    features = merge(found.subjects.values())
+    return Surveyed(
+        names=list(names),
+        rate_hz=first.rate_hz,
+        frames=sum(entry.frames for entry in entries),
+        longest=max(entry.frames for entry in entries),
+        features=_stacked(features) if "train" in config.standardise else None,
+        centred=_stacked(found.centred) if "centred" in config.standardise else None,
+        labels=_stacked(found.labels),
+    )
+
+
+class LocalTraining:
+    """A network that is trained at one place after another, on one device.
+
+    Args:
+        experiment: model, loss, optimiser, schedule, and the federation's local work.
+        preparation: how recordings become the network's input.
+        entries: the recordings of each client, by its index.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        preparation: Preparation,
+        entries: Mapping[int, Sequence[Entry]],
+        device: torch.device,
+    ) -> None:
+        self._experiment = experiment
+        self._entries = entries
+        self.module = initial_module(experiment, preparation.features).to(device)
+        self._parameters = list(self.module.model.parameters())
+        self._optimizer = make_optimizer(self._parameters, experiment.optimizer)
+        self._series = SeriesCache(preparation, experiment.data.memory_mb * _MIB)
+        self._places: dict[int, _Place] = {}
+        self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
+
+    def train(self, client: int, round_: int, parameters: Float32[np.ndarray, " P"]) -> Trained:
+        """What a client learns in a round.
+
+        Args:
+            client: its index.
+            round_: 1 for the first.
+            parameters: of the network at the round's start.
+        """
+        start_s = time.perf_counter()
+        place = self._place(client)
+        self._load(parameters)
+        self.module.train()
+        self._optimizer.state.clear()
+        steps = 0
+        for step in self._steps(place, round_):
+            self._take(step, place, client)
+            steps += 1
+        moments, losses, batches = self.module.take_meters("train")
+        return Trained(
+            parameters=self._saved(),
+            control=None,
+            moments=moments.numpy(),
+            losses=losses.numpy(),
+            batches=batches,
+            steps=steps,
+            frames=place.frames,
+            seconds=time.perf_counter() - start_s,
+        )
+
+    def evaluate(self, client: int, parameters: Float32[np.ndarray, " P"]) -> Evaluated:
+        """How a network does on a client's recordings."""
+        place = self._place(client)
+        self._load(parameters)
+        self.module.eval()
+        with torch.inference_mode():
+            for index, batch in enumerate(place.evaluation(self._experiment.data.eval_batch_size)):
+                self.module.validation_step(batch.to(self.module.device), index)
+        moments, losses, batches = self.module.take_meters("val")
+        return Evaluated(moments=moments.numpy(), losses=losses.numpy(), batches=batches)
+
+    def _place(self, client: int) -> _Place:
+        if client not in self._places:
+            entries = self._entries[client]
+            self._series.preparation = self._series.preparation.with_subjects(entries)
+            self._places[client] = _Place(self._experiment, entries, self._series)
+        return self._places[client]
+
+    def _load(self, parameters: Float32[np.ndarray, " P"]) -> None:
+        vector = torch.from_numpy(parameters.copy()).to(self.module.device)
+        vector_to_parameters(vector, self._parameters)
+
+    def _saved(self) -> Float32[np.ndarray, " P"]:
+        return parameters_to_vector(self._parameters).detach().cpu().numpy()
+
+    def _steps(self, place: _Place, round_: int) -> Iterator[_Step]:
+        """The optimiser steps of a round: whole passes, or so many steps from where it stopped."""
+        federation = self._experiment.federation
+        a_pass = place.steps_per_pass
+        count = federation.local_steps or federation.local_epochs * a_pass
+        first = (round_ - 1) * count
+        epoch, skipped = divmod(first, a_pass)
+        settings = self._schedule(count * federation.rounds, a_pass)
+        for number, step in enumerate(islice(place.steps(epoch), skipped, skipped + count), first):
+            yield replace(step, settings=settings[number]) if settings else step
+
+    def _schedule(self, total_steps: int, steps_per_pass: int) -> list[dict[str, Any]]:
+        """See `settings_of`; empty where nothing changes."""
+        config, key = self._experiment.scheduler, (total_steps, steps_per_pass)
+        if config.name == "constant":
+            return []
+        if key not in self._settings:
+            self._settings[key] = settings_of(self._experiment.optimizer, config, *key)
+        return self._settings[key]
+
+    def _take(self, step: _Step, place: _Place, client: int) -> None:
+        """One optimiser step, over one batch or several whose gradients are accumulated."""
+        config = self._experiment.trainer
+        for group in self._optimizer.param_groups:
+            group.update(step.settings)
+        self._optimizer.zero_grad()
+        for index, windows in step.batches.items():
+            batch = place.batch(windows)
+            self.module.seed_dropout(step.epoch, index, client)
+            with self._precision():
+                loss = self.module.training_step(batch.to(self.module.device), index)
+            (loss / config.accumulate_grad_batches).backward()
+        if config.gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip_val)
+        self._optimizer.step()
+
+    def _precision(self) -> Any:
+        half = self._experiment.trainer.precision == "bf16-mixed"
+        return torch.autocast(self.module.device.type, torch.bfloat16, enabled=half)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An optimiser step: its pass, windows of each batch by its number, the optimiser's options."""
+
+    epoch: int
+    batches: Mapping[int, Sequence[int]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Place:
+    """The windows of one client."""
+
+    def __init__(
+        self, experiment: Experiment, entries: Sequence[Entry], series: SeriesCache
+    ) -> None:
+        self._experiment = experiment
+        self._entries = entries
+        self._series = series
+        self.frames = sum(entry.frames for entry in entries)
+
+    @cached_property
+    def _windows(self) -> WindowDataset:
+        config = self._experiment.data
+        return WindowDataset(self._entries, self._series, config.window_frames, config.hop_frames)
+
+    @cached_property
+    def _order(self) -> DistributedSampler[Any]:
+        return training_order(self._windows, self._experiment.seed)
+
+    @property
+    def steps_per_pass(self) -> int:
+        batches = -(-len(self._windows) // self._experiment.data.batch_size)
+        return -(-batches // self._experiment.trainer.accumulate_grad_batches)
+
+    def steps(self, epoch: int) -> Iterator[_Step]:
+        """The steps of this pass and all that follow."""
+        size = self._experiment.data.batch_size
+        together = self._experiment.trainer.accumulate_grad_batches
+        while True:
+            self._order.set_epoch(epoch)
+            order = list(self._order)
+            batches = [order[start : start + size] for start in range(0, len(order), size)]
+            for start in range(0, len(batches), together):
+                yield _Step(epoch, dict(enumerate(batches[start : start + together], start)))
+            epoch += 1
+
+    def batch(self, windows: Sequence[int]) -> Batch:
+        return collate([self._windows[index] for index in windows])
+
+    def evaluation(self, size: int) -> Iterator[Batch]:
+        """Each recording once; see `evaluation_dataset`."""
+        dataset = evaluation_dataset(self._entries, self._series, self._experiment.data)
+        for start in range(0, len(dataset), size):
+            stop = min(start + size, len(dataset))
+            yield collate([dataset[index] for index in range(start, stop)])
+
+
+def initial_module(experiment: Experiment, features: int) -> AffectModule:
+    """The network with the weights that every run of this seed starts from."""
+    lightning.seed_everything(experiment.seed, verbose=False)
+    return AffectModule(experiment, features)
+
+
+def settings_of(
+    optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_steps: int, steps_per_pass: int
+) -> list[dict[str, Any]]:
+    """What a schedule sets the optimiser's options to, at each step of a client's whole training.
+
+    Args:
+        optimizer: which one.
+        scheduler: which one.
+        total_steps: of all rounds.
+        steps_per_pass: after which a schedule by epochs moves.
+    """
+    imitation = make_optimizer([nn.Parameter(torch.zeros(1))], optimizer)
+    schedule = make_schedule(imitation, scheduler, total_steps)
+    settings = []
+    for step in range(1, total_steps + 1):
+        group = imitation.param_groups[0]
+        settings.append({name: group[name] for name in group if name != "params"})
+        imitation.step()
+        if schedule.get("interval") == "step" or step % steps_per_pass == 0:
+            schedule["scheduler"].step()
+    return settings
+
+
+def _stacked(statistics: Statistics) -> np.ndarray:
+    return np.stack([statistics.count, statistics.mean, statistics.deviations])
+
+
+def statistics_in(stacked: np.ndarray) -> Statistics:
+    """The statistics that a survey holds as rows."""
+    return Statistics(*stacked)

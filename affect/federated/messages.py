@@ -1,0 +1,290 @@
+"""Every message between server and clients: what it may carry, declared, typed and checked.
+
+Down to a client go the experiment, how to prepare its recordings, and parameters. Up come
+parameters, moments and counts. A message with anything else, or with a field of another type or
+shape, is refused by whoever receives it.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from types import UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.constant import SType
+from jaxtyping import Float32, Float64
+from numpy.lib.format import (
+    header_data_from_array_1_0,
+    read_array_header_1_0,
+    read_magic,
+    write_array_header_1_0,
+)
+
+_ARRAYS, _NUMBERS, _WORDS = "arrays", "numbers", "words"
+
+
+class MessageError(Exception):
+    """A message does not hold what it is declared to hold."""
+
+
+class Content:
+    """What a message carries: a frozen dataclass whose fields are the whole of it.
+
+    A field is an array of a declared type and number of dimensions, a number, a text or a list of
+    texts; `None` where it may be left out.
+    """
+
+    action: ClassVar[str]
+    """Flower's message type."""
+
+    def encode(self) -> RecordDict:
+        """The content as Flower's records."""
+        arrays, numbers, words = ArrayRecord(), MetricRecord(), ConfigRecord()
+        for name in _declared(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                arrays[name] = _packed(value)
+            elif isinstance(value, str | list):
+                words[name] = value
+            elif value is not None:
+                numbers[name] = value
+        return RecordDict({_ARRAYS: arrays, _NUMBERS: numbers, _WORDS: words})
+
+    def refuse_unfit(self, request: Content) -> None:
+        """Refuse arrays that are not finite, or of another shape than in the request.
+
+        Raises:
+            MessageError: naming the field.
+        """
+        for name in _declared(type(self)):
+            value, asked = getattr(self, name), getattr(request, name, None)
+            if not isinstance(value, np.ndarray):
+                continue
+            if not np.isfinite(value).all():
+                raise MessageError(f"its {name} are not finite: training diverged there")
+            if isinstance(asked, np.ndarray) and value.shape != asked.shape:
+                raise MessageError(f"its {name} have shape {value.shape}, not {asked.shape}")
+
+    @classmethod
+    def decode(cls, records: RecordDict) -> Self:
+        """The content that `encode` wrote.
+
+        Raises:
+            MessageError: a record or field is missing, unknown or of another type.
+        """
+        if set(records) != {_ARRAYS, _NUMBERS, _WORDS}:
+            raise MessageError(f"{cls.__name__} has the records {', '.join(sorted(records))}")
+        arrays = records.array_records[_ARRAYS]
+        found: dict[str, Any] = {name: _unpacked(array) for name, array in arrays.items()}
+        found |= {**records.metric_records[_NUMBERS], **records.config_records[_WORDS]}
+        declared = _declared(cls)
+        unknown = found.keys() - declared.keys()
+        if unknown:
+            raise MessageError(f"{cls.__name__} has an undeclared field {min(unknown)!r}")
+        values = {name: found.get(name) for name in declared}
+        for name, kind in declared.items():
+            if not _fits(values[name], kind):
+                raise MessageError(f"{cls.__name__}.{name} is {_kind(values[name])}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Survey(Content):
+    """Asks a client what it has.
+
+    Attributes:
+        experiment: the experiment file's text.
+        client: which client of the population.
+    """
+
+    action: ClassVar[str] = "query.survey"
+    experiment: str
+    client: int
+
+
+@dataclass(frozen=True)
+class Surveyed(Content):
+    """What a client has; nothing of a single frame, and no feature's moments unless needed.
+
+    Attributes:
+        names: its action units that the experiment asks for.
+        rate_hz: frames a second.
+        frames, longest: of all its recordings, and of the longest one.
+        features: count, mean and squared deviations of its action units, where the experiment
+            standardises by those of the training clients.
+        centred: the same of its centred action units.
+        labels: the same of its labels.
+    """
+
+    names: list[str]
+    rate_hz: float
+    frames: int
+    longest: int
+    features: Float64[np.ndarray, "3 F"] | None
+    centred: Float64[np.ndarray, "3 F"] | None
+    labels: Float64[np.ndarray, "3 D"]
+
+
+@dataclass(frozen=True)
+class Delays(Content):
+    """Asks a client for what an estimate of the annotation delay takes.
+
+    Attributes:
+        experiment, client: as in `Survey`.
+        preparation: how to prepare recordings, as JSON.
+    """
+
+    action: ClassVar[str] = "query.delays"
+    experiment: str
+    client: int
+    preparation: str
+
+
+@dataclass(frozen=True)
+class Delayed(Content):
+    """Second moments of features and labels at each candidate delay, summed over recordings."""
+
+    features: Float64[np.ndarray, "F F"]
+    products: Float64[np.ndarray, "D F L"]
+    labels: Float64[np.ndarray, "D L"]
+
+
+@dataclass(frozen=True)
+class Train(Content):
+    """Asks a client to train.
+
+    Attributes:
+        experiment, client, preparation: as in `Delays`.
+        round: 1 for the first.
+        parameters: of the network.
+        control: the server's control variate, of SCAFFOLD alone.
+    """
+
+    action: ClassVar[str] = "train"
+    experiment: str
+    client: int
+    preparation: str
+    round: int
+    parameters: Float32[np.ndarray, " P"]
+    control: Float32[np.ndarray, " P"] | None = None
+
+
+@dataclass(frozen=True)
+class Trained(Content):
+    """What a client has learned.
+
+    Attributes:
+        parameters: of its network after training.
+        control: how its control variate has changed, of SCAFFOLD alone.
+        moments: of predictions against labels while it trained.
+        losses: mean over batches of the loss in each dimension.
+        batches, steps, frames: of its training; frames are those of one pass.
+        seconds: that training took.
+    """
+
+    parameters: Float32[np.ndarray, " P"]
+    control: Float32[np.ndarray, " P"] | None
+    moments: Float64[np.ndarray, "D 6"]
+    losses: Float64[np.ndarray, " D"]
+    batches: int
+    steps: int
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluate(Content):
+    """Asks a client to evaluate a network on its recordings; see `Train`."""
+
+    action: ClassVar[str] = "evaluate"
+    experiment: str
+    client: int
+    preparation: str
+    round: int
+    parameters: Float32[np.ndarray, " P"]
+
+
+@dataclass(frozen=True)
+class Evaluated(Content):
+    """How a network did on a client's recordings; see `Trained`."""
+
+    moments: Float64[np.ndarray, "D 6"]
+    losses: Float64[np.ndarray, " D"]
+    batches: int
+
+
+def addressed(records: RecordDict, client: int) -> RecordDict:
+    """The same request to another client; what they share is not copied."""
+    numbers = MetricRecord({**records.metric_records[_NUMBERS], "client": client})
+    return RecordDict({**records, _NUMBERS: numbers})
+
+
+def size_of(records: RecordDict) -> int:
+    """Bytes of a message's content."""
+    return sum(record.count_bytes() for record in records.values())
+
+
+def _packed(array: np.ndarray) -> Array:
+    """The array as Flower packs it, in NumPy's format, with one copy instead of three."""
+    header = io.BytesIO()
+    whole = np.ascontiguousarray(array)
+    write_array_header_1_0(header, header_data_from_array_1_0(whole))
+    data = b"".join((header.getvalue(), whole.data.cast("B")))
+    return Array(str(whole.dtype), tuple(whole.shape), SType.NUMPY, data)
+
+
+def _unpacked(array: Array) -> np.ndarray:
+    """The array, read-only and without a copy.
+
+    Raises:
+        MessageError: it is none.
+    """
+    data_start = 10 + int.from_bytes(array.data[8:10], "little")  # after magic, version, length
+    try:
+        shape, fortran, dtype = _described(array.data[:data_start])
+        order = "F" if fortran else "C"
+        return np.frombuffer(array.data, dtype, offset=data_start).reshape(shape, order=order)
+    except ValueError as error:
+        raise MessageError(f"an array cannot be read: {error}") from error
+
+
+@lru_cache
+def _described(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of an array in NumPy's format, version 1.0."""
+    file = io.BytesIO(header)
+    if read_magic(file) != (1, 0):
+        raise ValueError("it is of another version of NumPy's format")
+    return read_array_header_1_0(file)
+
+
+@cache
+def _declared(content: type[Content]) -> dict[str, Any]:
+    """The type of each field of a message."""
+    hints = get_type_hints(content)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+
+
+def _fits(value: Any, declared: Any) -> bool:
+    if isinstance(declared, UnionType):
+        return any(_fits(value, kind) for kind in get_args(declared))
+    if declared is type(None):
+        return value is None
+    if declared in (int, float):
+        return isinstance(value, declared) and not isinstance(value, bool)
+    if declared is str:
+        return isinstance(value, str)
+    if declared == list[str]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, declared)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} and {value.ndim} dimensions"
+    return f"of type {type(value).__name__}"

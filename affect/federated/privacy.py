@@ -1,0 +1,161 @@
+"""Differential privacy of clients: updates clipped and noised, and what is spent.
+
+`central`: the server clips each update and adds Gaussian noise to their sum; the server sees
+updates, whoever sees its models learns little of any one client. `local`: a client clips and noises
+its own update, so that the server learns little as well. Sampling is Poisson under `central`, and
+the mean is over the expected number of clients, as the accountant supposes: McMahan et al. (2018),
+"Learning Differentially Private Recurrent Language Models", ICLR. An adaptive norm follows Andrew
+et al. (2021), "Differentially Private Learning with Adaptive Clipping", NeurIPS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.serverapp import (
+    GaussianPrivacyEvent,
+    NeighboringRelation,
+    RdpAccountant,
+    SamplingMethod,
+)
+from flwr.serverapp import PrivacyConfig as Accounted
+from jaxtyping import Float32, Float64
+
+from affect.config import FederationConfig, PrivacyConfig
+from affect.errors import UserError
+from affect.federated.strategy import Update
+
+_MEANS = {"fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"}
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a private round gives.
+
+    Attributes:
+        combined: the clients' parameters in one, noised.
+        clipping_norm: of the next round.
+    """
+
+    combined: Float64[np.ndarray, " P"]
+    clipping_norm: float
+
+
+def refuse_unfit(config: FederationConfig) -> None:
+    """Refuse strategies for which the privacy that is asked for would not hold.
+
+    Raises:
+        UserError: naming the strategy.
+    """
+    name = config.strategy.name
+    if config.privacy.mode == "central" and name not in _MEANS:
+        raise UserError(
+            f"federation.privacy.mode central holds for means of the clients, not for {name}: "
+            f"choose one of {', '.join(sorted(_MEANS))}"
+        )
+
+
+def clipped(
+    parameters: Float32[np.ndarray, " P"], start: Float32[np.ndarray, " P"], norm: float
+) -> tuple[Float64[np.ndarray, " P"], bool]:
+    """An update of at most this L2 norm, and whether it was within it before."""
+    update = parameters.astype(np.float64) - start
+    length = float(np.linalg.norm(update))
+    within = length <= norm
+    return (update if within else update * (norm / length)), within
+
+
+def released(
+    updates: Iterable[Update],
+    start: Float32[np.ndarray, " P"],
+    expected: int,
+    norm: float,
+    config: PrivacyConfig,
+    generator: np.random.Generator,
+) -> Released:
+    """The private mean of a round's updates; every client counts the same.
+
+    Args:
+        updates: of the clients that were sampled and answered, none perhaps.
+        start: the round's first model.
+        expected: clients a round, on average.
+        norm: the round's clipping norm.
+        config: noise and clipping.
+        generator: of the noise.
+    """
+    total = np.zeros(len(start))
+    within = 0
+    for update in updates:
+        change, small = clipped(update.parameters, start, norm)
+        total += change
+        within += small
+    noise, counting_noise = noise_multipliers(config, expected)
+    total += generator.normal(0.0, noise * norm, len(start))
+    if config.clipping == "adaptive":
+        share = (within + generator.normal(0.0, counting_noise)) / expected
+        next_norm = norm * math.exp(-config.clipping_lr * (share - config.quantile))
+    else:
+        next_norm = norm
+    return Released(start + total / expected, next_norm)
+
+
+def noise_multipliers(config: PrivacyConfig, expected: int) -> tuple[float, float]:
+    """Of the updates' sum, and the deviation of the noise on the count of small updates.
+
+    Both releases of an adaptive norm together cost what one with `noise_multiplier` costs: theorem
+    1 of Andrew et al. (2021).
+    """
+    asked = config.noise_multiplier
+    if config.clipping == "fixed":
+        return asked, 0.0
+    counting = max(expected / 20, asked)
+    return (asked**-2 - (2 * counting) ** -2) ** -0.5, counting
+
+
+def noised(
+    parameters: Float32[np.ndarray, " P"],
+    start: Float32[np.ndarray, " P"],
+    config: PrivacyConfig,
+    generator: np.random.Generator,
+) -> Float32[np.ndarray, " P"]:
+    """What a client sends under `local`: its update clipped, with noise of its own."""
+    update, _ = clipped(parameters, start, config.clipping_norm)
+    noise = generator.normal(0.0, config.noise_multiplier * config.clipping_norm, len(start))
+    return (start + update + noise).astype(np.float32)
+
+
+def delta_of(config: PrivacyConfig, clients: int) -> float:
+    """The delta that is asked for, or 1 / clients ** 1.1: below one client's share."""
+    return config.delta if config.delta is not None else max(clients, 2) ** -1.1
+
+
+def spent(config: FederationConfig, clients: int, expected: int, rounds: int) -> float:
+    """The epsilon that so many rounds have spent at `delta_of`, by Renyi accounting.
+
+    Under `central`: of adding or removing one client, with amplification by Poisson sampling. Under
+    `local`: of replacing all that a client holds, which moves its update by up to two norms, in
+    every round.
+
+    Args:
+        config: the federation.
+        clients: training clients.
+        expected: clients a round, on average.
+        rounds: that have been released.
+    """
+    privacy = config.privacy
+    if privacy.mode == "none" or rounds == 0:
+        return 0.0
+    central = privacy.mode == "central"
+    accounted = Accounted(
+        target_delta=delta_of(privacy, clients),
+        population_size=clients,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+        sampling_method=SamplingMethod.POISSON if central else SamplingMethod.NO_AMPLIFICATION,
+    )
+    multiplier = privacy.noise_multiplier if central else privacy.noise_multiplier / 2
+    accountant = RdpAccountant(accounted)
+    accountant.compose(GaussianPrivacyEvent(multiplier, expected, clients), rounds)
+    return accountant.get_epsilon(accounted.target_delta)

@@ -1,0 +1,452 @@
+"""The server: rounds of training and validation over any Flower Grid.
+
+It knows clients by their indices and what they answer; it holds no recording.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from jaxtyping import Float32
+
+from affect import config as configuration
+from affect import metrics
+from affect.config import Experiment
+from affect.data.preparation import Preparation
+from affect.errors import UserError
+from affect.federated import privacy, strategy
+from affect.federated.agreement import agreed, with_delays
+from affect.federated.messages import (
+    Content,
+    Delayed,
+    Delays,
+    Evaluate,
+    Evaluated,
+    MessageError,
+    Survey,
+    Surveyed,
+    Train,
+    Trained,
+    addressed,
+    size_of,
+)
+from affect.federated.population import Client, clients_per_round, of_part, sample
+from affect.federated.strategy import Slots, Update
+from affect.training.scores import MONITOR, phase_scores
+
+_NAMED_AT_MOST = 3
+_Reply = TypeVar("_Reply", bound=Content)
+_Scored = TypeVar("_Scored", Trained, Evaluated)
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a federation has come to after a round; what the next one starts from.
+
+    Attributes:
+        round: the last finished one; 0 before the first.
+        parameters: of the network.
+        slots: what the strategy remembers.
+        clipping_norm: of the next round, under differential privacy.
+        best_parameters: of the best validated round.
+        best_round: which that was; 0 before any.
+        best_ccc: its validation CCC.
+        bytes_down: sent to clients in all rounds.
+        bytes_up: received from them.
+    """
+
+    round: int
+    parameters: Float32[np.ndarray, " P"]
+    best_parameters: Float32[np.ndarray, " P"]
+    slots: Slots = field(default_factory=dict)
+    clipping_norm: float = 1.0
+    best_round: int = 0
+    best_ccc: float = -np.inf
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that gave no answer that can be used, and why."""
+
+    client: Client
+    reason: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round has come to.
+
+    Attributes:
+        state: after it.
+        metrics: over all its clients, under the keys that every mode shares.
+        clients: what each client did, by its name.
+        failures: clients that were skipped.
+        seconds: by phase.
+        bytes_down: sent to clients.
+        bytes_up: received from them.
+        epsilon: spent so far; 0 without differential privacy.
+        drift: root mean square distance of the clients' models from their weighted mean.
+    """
+
+    state: State
+    metrics: Mapping[str, float]
+    clients: Sequence[Mapping[str, float | str]]
+    failures: Sequence[Failure]
+    seconds: Mapping[str, float]
+    bytes_down: int
+    bytes_up: int
+    epsilon: float
+    drift: float | None
+
+
+class Server:
+    """Leads a federation.
+
+    Args:
+        grid: reaches the clients.
+        clients: all of them, those of training first.
+        node_of: the node of each client, by the client's index.
+        experiment: the configuration.
+
+    Raises:
+        UserError: the federation asks for what cannot be had together.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        clients: Sequence[Client],
+        node_of: Mapping[int, int],
+        experiment: Experiment,
+    ) -> None:
+        self._grid = grid
+        self._clients = clients
+        self._node_of = node_of
+        self._experiment = experiment
+        self._config = experiment.federation
+        self._text = configuration.to_yaml(experiment)
+        self._train = of_part(clients, "train")
+        self._expected = clients_per_round(len(self._train), self._config)
+        self._seed = experiment.seed if self._config.seed is None else self._config.seed
+        self._preparation = ""
+        self._meter = _Meter()
+        privacy.refuse_unfit(self._config)
+
+    def agree(self) -> Preparation:
+        """The preparation that all clients have agreed on.
+
+        Raises:
+            UserError: a client does not answer, or clients do not go together.
+        """
+        asked = self._exchange(self._clients, Survey(self._text, 0), Surveyed)
+        preparation = agreed(dict(_all(asked)), self._experiment.data)
+        if self._experiment.data.delay_s != "auto":
+            return preparation
+        request = Delays(self._text, 0, json.dumps(preparation.to_json()))
+        answers = self._exchange(self._train, request, Delayed)
+        found = [reply for _, reply in answers if not isinstance(reply, Failure)]
+        return with_delays(preparation, found)
+
+    def rounds(self, state: State, preparation: Preparation) -> Iterator[Round]:
+        """The rounds that are left, one after another; fewer where `max_epsilon` is reached.
+
+        Args:
+            state: after the last round that was finished.
+            preparation: what the clients have agreed on.
+
+        Raises:
+            UserError: more clients fail than are allowed to, or training diverges.
+        """
+        self._preparation = json.dumps(preparation.to_json())
+        limit = self._config.privacy.max_epsilon
+        for number in range(state.round + 1, self._config.rounds + 1):
+            epsilon = privacy.spent(self._config, len(self._train), self._expected, number)
+            if limit is not None and epsilon > limit:
+                return
+            done = self._round(number, state, epsilon)
+            state = done.state
+            yield done
+
+    def _round(self, number: int, state: State, epsilon: float) -> Round:
+        self._meter = _Meter()
+        start_s = time.perf_counter()
+        chosen = sample(self._train, number, self._seed, self._config)
+        training = _Gathered(self._experiment.data.dimensions, state.parameters)
+        control = state.slots.get("control")
+        request = Train(
+            *(self._text, 0, self._preparation, number, state.parameters),
+            control=None if control is None else control.astype(np.float32),
+        )
+        answers = self._exchange(chosen, request, Trained)
+        state, drift = self._aggregated(
+            number, state, training.taking(self._tolerated(chosen, answers))
+        )
+        trained_s = time.perf_counter()
+        waited_s = self._meter.waited_s
+        values = training.scores("train")
+        evaluation = _Gathered(self._experiment.data.dimensions)
+        if number % self._config.evaluate_every == 0 or number == self._config.rounds:
+            self._evaluate(number, state.parameters, evaluation)
+            values |= evaluation.scores("val")
+            _refuse_unscored(values, number)
+            if values[MONITOR] > state.best_ccc:
+                best = {"best_parameters": state.parameters, "best_round": number}
+                state = replace(state, best_ccc=values[MONITOR], **best)
+        state = replace(
+            state,
+            bytes_down=state.bytes_down + self._meter.bytes_down,
+            bytes_up=state.bytes_up + self._meter.bytes_up,
+        )
+        return Round(
+            state=state,
+            metrics=values,
+            clients=[*training.rows, *evaluation.rows],
+            failures=[*training.failures, *evaluation.failures],
+            seconds={
+                "train": waited_s,
+                "aggregate": trained_s - start_s - waited_s,
+                "evaluate": time.perf_counter() - trained_s,
+            },
+            bytes_down=self._meter.bytes_down,
+            bytes_up=self._meter.bytes_up,
+            epsilon=epsilon,
+            drift=drift,
+        )
+
+    def _aggregated(
+        self, number: int, state: State, replies: Iterator[Trained]
+    ) -> tuple[State, float | None]:
+        """The state after a round's training, and how far the clients went apart."""
+        config = self._config
+        slots, changes = dict(state.slots), _Sum()
+        spread = _Spread(state.parameters, uniform=config.strategy.weighting == "uniform")
+        weighted = (
+            Update(reply.parameters, float(reply.frames)) for reply in changes.taking(replies)
+        )
+        norm, drift = state.clipping_norm, None
+        if config.privacy.mode == "central":
+            noise = np.random.default_rng([self._seed, number, 1])
+            private = privacy.released(
+                weighted, state.parameters, self._expected, norm, config.privacy, noise
+            )
+            combined, norm = private.combined, private.clipping_norm
+        else:
+            combined = strategy.combine(spread.taking(weighted), config.strategy)
+            if strategy.is_mean(config.strategy):
+                drift = spread.around(combined)
+        parameters, slots = strategy.step(state.parameters, combined, slots, config.strategy)
+        if changes.total is not None:
+            slots["control"] = slots.get("control", 0.0) + changes.total / len(self._train)
+        state = replace(state, round=number, parameters=parameters, slots=slots, clipping_norm=norm)
+        return state, drift
+
+    def _evaluate(self, number: int, parameters: np.ndarray, gathered: _Gathered) -> None:
+        clients = of_part(self._clients, "val")
+        request = Evaluate(self._text, 0, self._preparation, number, parameters)
+        answers = self._exchange(clients, request, Evaluated)
+        for _ in gathered.taking(self._tolerated(clients, answers)):
+            pass
+
+    def _tolerated(
+        self, asked: Sequence[Client], answers: Iterable[tuple[Client, _Reply | Failure]]
+    ) -> Iterator[tuple[Client, _Reply | Failure]]:
+        """The answers, among which are no more failures than may be.
+
+        Raises:
+            UserError: naming the clients that failed, after the last answer.
+        """
+        failures: list[Failure] = []
+        for client, reply in answers:
+            if isinstance(reply, Failure):
+                failures.append(reply)
+            yield client, reply
+        fraction = self._config.failure_fraction
+        if len(failures) > fraction * len(asked):
+            raise UserError(
+                f"{len(failures)} of {len(asked)} clients failed ({_named(failures)}); "
+                f"federation.failure_fraction allows {fraction:g}"
+            )
+
+    def _exchange(
+        self, clients: Sequence[Client], request: Content, reply: type[_Reply]
+    ) -> Iterator[tuple[Client, _Reply | Failure]]:
+        """Each client's answer, in their order, whoever answers first."""
+        records = request.encode()
+        sent: dict[int, Client] = {self._node_of[client.index]: client for client in clients}
+        messages = (self._addressed(records, request.action, client) for client in clients)
+        waiting = {client.index: client for client in clients}
+        early: dict[int, Message] = {}
+        replies = self._grid.send_and_receive(messages, timeout=self._config.timeout_s)
+        for message in self._meter.timed(replies):
+            early[sent[message.metadata.src_node_id].index] = message
+            while waiting and (first := next(iter(waiting))) in early:
+                client = waiting.pop(first)
+                yield client, self._read(client, early.pop(first), request, reply)
+        for client in waiting.values():
+            if client.index in early:
+                yield client, self._read(client, early[client.index], request, reply)
+            else:
+                yield client, Failure(client, "it did not answer in time")
+
+    def _addressed(self, records: RecordDict, action: str, client: Client) -> Message:
+        content = addressed(records, client.index)
+        self._meter.bytes_down += size_of(content)
+        return Message(content, self._node_of[client.index], action)
+
+    def _read(
+        self, client: Client, message: Message, request: Content, reply: type[_Reply]
+    ) -> _Reply | Failure:
+        if message.has_error():
+            return Failure(
+                client, " ".join((message.error.reason or "it failed without a reason").split())
+            )
+        self._meter.bytes_up += size_of(message.content)
+        try:
+            content = reply.decode(message.content)
+            content.refuse_unfit(request)
+        except MessageError as error:
+            return Failure(client, str(error))
+        return content
+
+
+class _Meter:
+    """What a round costs: bytes, and seconds of waiting for clients."""
+
+    def __init__(self) -> None:
+        self.bytes_down = self.bytes_up = 0
+        self.waited_s = 0.0
+
+    def timed(self, replies: Iterable[Message]) -> Iterator[Message]:
+        coming = iter(replies)
+        while True:
+            start_s = time.perf_counter()
+            message = next(coming, None)
+            self.waited_s += time.perf_counter() - start_s
+            if message is None:
+                return
+            yield message
+
+
+class _Spread:
+    """How far models are from their mean, while they pass through.
+
+    The mean squared distance from the mean is that from the start, less the mean's own.
+    """
+
+    def __init__(self, start: np.ndarray, *, uniform: bool) -> None:
+        self._start = start
+        self._uniform = uniform
+        self._squares = self._weights = 0.0
+
+    def taking(self, updates: Iterable[Update]) -> Iterator[Update]:
+        for update in updates:
+            weight = 1.0 if self._uniform else update.weight
+            change = update.parameters.astype(np.float64) - self._start
+            self._squares += weight * float(change @ change)
+            self._weights += weight
+            yield update
+
+    def around(self, mean: np.ndarray) -> float:
+        change = mean - self._start
+        return max(self._squares / self._weights - float(change @ change), 0.0) ** 0.5
+
+
+class _Sum:
+    """Adds up how control variates change, while replies pass through."""
+
+    def __init__(self) -> None:
+        self.total: np.ndarray | None = None
+
+    def taking(self, replies: Iterable[Trained]) -> Iterator[Trained]:
+        for reply in replies:
+            if reply.control is not None:
+                self.total = reply.control.astype(np.float64) + (
+                    0.0 if self.total is None else self.total
+                )
+            yield reply
+
+
+class _Gathered:
+    """Scores of clients' answers, while the answers pass through.
+
+    Args:
+        dimensions: names of what is predicted.
+        start: the round's first model, to which clients' models are compared.
+    """
+
+    def __init__(self, dimensions: Sequence[str], start: np.ndarray | None = None) -> None:
+        self._dimensions = dimensions
+        self._start = start
+        self._moments: list[torch.Tensor] = []
+        self._losses = np.zeros(len(dimensions))
+        self._batches = 0
+        self.rows: list[dict[str, float | str]] = []
+        self.failures: list[Failure] = []
+
+    def taking(self, answers: Iterable[tuple[Client, _Scored | Failure]]) -> Iterator[_Scored]:
+        for client, reply in answers:
+            if isinstance(reply, Failure):
+                self.failures.append(reply)
+                continue
+            self._moments.append(torch.from_numpy(reply.moments.copy()))
+            self._losses += reply.losses * reply.batches
+            self._batches += reply.batches
+            self.rows.append(self._row(client, reply))
+            yield reply
+
+    def scores(self, phase: str) -> dict[str, float]:
+        if not self._moments:
+            return {}
+        pooled = metrics.scores(metrics.merge(torch.stack(self._moments)))
+        losses = torch.from_numpy(self._losses / self._batches)
+        named = phase_scores(phase, pooled, losses, self._dimensions)
+        return {name: float(value) for name, value in named.items()}
+
+    def _row(self, client: Client, reply: Trained | Evaluated) -> dict[str, float | str]:
+        ccc = metrics.ccc(torch.from_numpy(reply.moments.copy()))
+        row: dict[str, float | str] = {"client": client.name, "part": client.part}
+        row |= {f"ccc/{d}": float(value) for d, value in zip(self._dimensions, ccc, strict=True)}
+        row |= {f"loss/{d}": float(v) for d, v in zip(self._dimensions, reply.losses, strict=True)}
+        if isinstance(reply, Trained) and self._start is not None:
+            row["update_norm"] = float(np.linalg.norm(reply.parameters - self._start))
+            row |= {"frames": reply.frames, "steps": reply.steps, "seconds": reply.seconds}
+        return row
+
+
+def _all(
+    answers: Iterable[tuple[Client, _Reply | Failure]],
+) -> Iterator[tuple[Client, _Reply]]:
+    """The answers, of which none may be missing.
+
+    Raises:
+        UserError: naming the first client that failed.
+    """
+    for client, reply in answers:
+        if isinstance(reply, Failure):
+            raise UserError(f"client {client.name}: {reply.reason}")
+        yield client, reply
+
+
+def _named(failures: Sequence[Failure]) -> str:
+    named = [f"{item.client.name}: {item.reason}" for item in failures[:_NAMED_AT_MOST]]
+    more = len(failures) - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more else "")
+
+
+def _refuse_unscored(values: Mapping[str, float], number: int) -> None:
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise UserError(
+                f"{name} is {value} in round {number}: either no recording of that part has such "
+                "labels, or training diverged (lower optimizer.lr or federation.strategy.server_lr)"
+            )

@@ -1,0 +1,117 @@
+"""One place and its clients: answers each request from the recordings that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from affect import config
+from affect.config import Experiment
+from affect.data.annotation import delay_moments
+from affect.data.preparation import Preparation, load_series, long_enough
+from affect.errors import UserError
+from affect.federated.local import LocalTraining, survey
+from affect.federated.messages import (
+    Delayed,
+    Delays,
+    Evaluate,
+    Evaluated,
+    Survey,
+    Surveyed,
+    Train,
+    Trained,
+)
+from affect.store import Entry
+
+
+class Site:
+    """The recordings at one place, which never leave it.
+
+    Args:
+        entries: the recordings of each client at this place, by the client's index.
+        device: where to compute.
+    """
+
+    def __init__(self, entries: Mapping[int, Sequence[Entry]], device: torch.device) -> None:
+        self._entries = entries
+        self._device = device
+        self._training: LocalTraining | None = None
+        self._trains = ("", "")
+
+    def survey(self, request: Survey) -> Surveyed:
+        """What a client has.
+
+        Raises:
+            UserError: it has nothing, or what it has does not go together.
+        """
+        return survey(self._of(request.client), _experiment(request.experiment))
+
+    def delays(self, request: Delays) -> Delayed:
+        """A client's moments for the estimate of the annotation delay.
+
+        Raises:
+            UserError: none of its recordings is long enough.
+        """
+        entries = self._of(request.client)
+        preparation = _preparation(request.preparation).with_subjects(entries)
+        long = long_enough(entries, preparation.rate_hz)
+        if not long:
+            raise UserError("no recording is long enough to estimate a delay")
+        series = [load_series(entry, preparation) for entry in long]
+        columns = range(len(preparation.dimensions))
+        sums = [
+            [
+                np.sum(parts, axis=0)
+                for parts in zip(
+                    *(
+                        delay_moments(item.features, item.reference[:, d], preparation.rate_hz)
+                        for item in series
+                    ),
+                    strict=True,
+                )
+            ]
+            for d in columns
+        ]
+        return Delayed(
+            features=sums[0][0],
+            products=np.stack([item[1] for item in sums]),
+            labels=np.stack([item[2] for item in sums]),
+        )
+
+    def train(self, request: Train) -> Trained:
+        """What a client has learned; see `LocalTraining.train`."""
+        training = self._trained_by(request)
+        return training.train(request.client, request.round, request.parameters)
+
+    def evaluate(self, request: Evaluate) -> Evaluated:
+        """How a network does at a client; see `LocalTraining.evaluate`."""
+        return self._trained_by(request).evaluate(request.client, request.parameters)
+
+    def _of(self, client: int) -> Sequence[Entry]:
+        entries = self._entries.get(client)
+        if not entries:
+            raise UserError(f"there is no recording of client {client} at this place")
+        return entries
+
+    def _trained_by(self, request: Train | Evaluate) -> LocalTraining:
+        self._of(request.client)
+        asked = (request.experiment, request.preparation)
+        if self._training is None or self._trains != asked:
+            experiment, preparation = _experiment(asked[0]), _preparation(asked[1])
+            self._training = LocalTraining(experiment, preparation, self._entries, self._device)
+            self._trains = asked
+        return self._training
+
+
+@lru_cache(maxsize=2)
+def _experiment(text: str) -> Experiment:
+    return config.from_yaml(text)
+
+
+@lru_cache(maxsize=2)
+def _preparation(text: str) -> Preparation:
+    return Preparation.from_json(json.loads(text))

@@ -1,0 +1,133 @@
+"""A run from its start to its end: its folder, its record and what is reported of it.
+
+How a fold is trained is the caller's: centralised and federated runs differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from shutil import rmtree
+
+from affect import store
+from affect.config import Experiment
+from affect.data.corpus import entries_of, frames_by_subject
+from affect.data.splits import Fold, refuse_missing, split
+from affect.errors import Preempted, UserError
+from affect.prediction import Prediction
+from affect.store import Entry
+from affect.tracking import Tracker
+from affect.training import run as runs
+from affect.training.run import Run, Stopwatch, is_main_process
+from affect.training.scores import losses, scores
+from affect.training.trained import PREDICTIONS
+
+Draw = Callable[[Path], list[Path]]
+"""Draws the figures of a run's folder and returns their paths."""
+
+TrainFold = Callable[[Run, Sequence[Entry], Fold, Tracker | None], list[Prediction]]
+"""Trains a fold where it is not finished, and returns its validation and test predictions."""
+
+
+def execute(
+    experiment: Experiment, kind: str, train_fold: TrainFold, *, draw: Draw, resume: Run | None
+) -> Run:
+    """Train, validate and test every fold of an experiment.
+
+    Args:
+        experiment: the configuration.
+        kind: the command that goes on with such a run: `fit` or `federate`.
+        train_fold: trains one fold.
+        draw: draws figures.
+        resume: an unfinished run, which goes on; a finished one is returned as it is.
+
+    Returns:
+        The finished run; its `record["metrics"]` holds the pooled validation and test metrics.
+
+    Raises:
+        UserError: the configuration, the corpus or the folder cannot be used.
+        Preempted: a signal asked for the machine, and the run's state is saved.
+    """
+    if resume is not None:
+        _refuse_other(resume, kind)
+        if resume.record["status"] == "done":
+            return resume
+    entries = entries_of(experiment.data, progress=experiment.trainer.progress)
+    if resume is None:
+        folds = split(frames_by_subject(entries), experiment.data.split)
+        run = runs.create(experiment, kind, folds)
+    else:
+        run = resume
+    refuse_missing(run.folds, entries)
+    stopwatch = Stopwatch(run)
+    run.update({"status": "running"})
+    tracker = None
+    try:
+        if is_main_process():
+            config = dataclasses.asdict(experiment)
+            tracker = Tracker(run.folder, run.record["id"], kind, experiment, config)
+        predictions = [
+            item for fold in run.folds for item in train_fold(run, entries, fold, tracker)
+        ]
+        if tracker is not None:
+            _finish(run, predictions, tracker, stopwatch, draw)
+    except KeyboardInterrupt as stop:
+        status = "preempted" if isinstance(stop, Preempted) else "interrupted"
+        _stop(run, status, stopwatch, tracker)
+        advice = f"{status}: go on with `affect {kind} --resume {run.folder}`"
+        raise type(stop)(advice) from None
+    except BaseException as error:
+        _stop(run, "failed", stopwatch, tracker)
+        if isinstance(error, UserError) and resume is None:
+            _discard_untrained(run)
+        raise
+    return run
+
+
+def _stop(run: Run, status: str, stopwatch: Stopwatch, tracker: Tracker | None) -> None:
+    with suppress(UserError):  # a full disk: what stopped the run is what must be told
+        run.update({"status": status, **stopwatch.reading()})
+    if tracker is not None:
+        with suppress(OSError):
+            tracker.finish(exit_code=1)
+
+
+def _discard_untrained(run: Run) -> None:
+    """Remove the folder of a run that was refused before its first epoch ended."""
+    if is_main_process() and not (run.folder / "metrics.csv").exists():
+        rmtree(run.folder, ignore_errors=True)
+        with suppress(OSError):  # other runs of the experiment are there
+            run.folder.parent.rmdir()
+
+
+def _finish(
+    run: Run,
+    predictions: Sequence[Prediction],
+    tracker: Tracker,
+    stopwatch: Stopwatch,
+    draw: Draw,
+) -> None:
+    if len(run.record["folds"]) > 1:
+        store.write_predictions(run.folder / PREDICTIONS, predictions)
+    metrics: dict[str, float] = {}
+    for part in ("val", "test"):
+        metrics |= {
+            **scores(predictions, part),
+            **losses(predictions, part, run.experiment.loss),
+        }
+    run.update({"metrics": metrics})
+    tracker.show(draw(run.folder))
+    tracker.summarise({**metrics, **stopwatch.reading()})
+    run.update({"status": "done", **stopwatch.reading()})
+    folders = [run.fold_folder(fold) for fold in run.record["folds"]]
+    files = [f / name for f in folders for name in ("model.safetensors", "preparation.json")]
+    tracker.keep_model([*files, run.folder / "config.yaml", run.folder / "run.json"], metrics)
+    tracker.finish()
+
+
+def _refuse_other(run: Run, kind: str) -> None:
+    if run.record["kind"] != kind:
+        other = run.record["kind"]
+        raise UserError(f"{run.folder} is a run of `affect {other}`: use `affect {other} --resume`")
