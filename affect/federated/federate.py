@@ -73,7 +73,7 @@ def _train(
     device = _device(experiment)
     clients = population(fold, experiment.federation)
     held = _held(clients, entries)
-    site = Site(held, device)
+    site = Site(held, folder / "clients", device)
     grid = InProcessGrid(client_app(lambda _: site), len(clients))
     nodes = {client.index: client.index + 1 for client in clients}
     server = Server(grid, clients, nodes, experiment)
@@ -86,9 +86,11 @@ def _train(
     delays = dict(zip(experiment.data.dimensions, preparation.delay_s, strict=True))
     run.update({"delay_s": {**run.record.get("delay_s", {}), str(fold.index): delays}})
     history = History(run, fold.index, state.round, tracker)
+    _forget_failures(run, fold, state.round)
     for done in _shown(run, fold, server.rounds(state, preparation), state):
         save_state(path, done.state, preparation)
         history.add(done)
+        _note_failures(run, fold, done)
         state = done.state
         if _exhausted(experiment, state):
             break
@@ -147,6 +149,23 @@ def _record(run: Run, fold: Fold, state: State) -> None:
         for name in ("bytes_sent", "bytes_received")
     }
     run.update({"federation": parts, **totals})
+
+
+def _note_failures(run: Run, fold: Fold, done: Round) -> None:
+    place = {"fold": fold.index, "round": done.state.round}
+    failures = [
+        {**place, "client": item.client.name, "reason": item.reason} for item in done.failures
+    ]
+    if failures:
+        run.update({"failures": [*run.record.get("failures", []), *failures]})
+
+
+def _forget_failures(run: Run, fold: Fold, finished: int) -> None:
+    """Drop what failed in rounds that are trained again."""
+    noted = run.record.get("failures", [])
+    kept = [item for item in noted if item["fold"] != fold.index or item["round"] <= finished]
+    if kept != noted:
+        run.update({"failures": kept})
 
 
 def _shown(run: Run, fold: Fold, rounds: Iterator[Round], state: State) -> Iterator[Round]:

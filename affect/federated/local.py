@@ -34,7 +34,10 @@ from affect.data.preparation import (
 from affect.data.standardisation import Statistics, merge
 from affect.data.windows import Batch, WindowDataset, collate
 from affect.errors import UserError
+from affect.federated.correction import Correction, Proximal, Scaffold
+from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
+from affect.federated.privacy import noised
 from affect.store import Entry
 from affect.training.module import AffectModule, make_optimizer, make_schedule
 
@@ -76,6 +79,7 @@ class LocalTraining:
         experiment: model, loss, optimiser, schedule, and the federation's local work.
         preparation: how recordings become the network's input.
         entries: the recordings of each client, by its index.
+        memory: what clients keep between rounds.
         device: where to compute.
     """
 
@@ -84,10 +88,12 @@ class LocalTraining:
         experiment: Experiment,
         preparation: Preparation,
         entries: Mapping[int, Sequence[Entry]],
+        memory: Memory,
         device: torch.device,
     ) -> None:
         self._experiment = experiment
         self._entries = entries
+        self._memory = memory
         self.module = initial_module(experiment, preparation.features).to(device)
         self._parameters = list(self.module.model.parameters())
         self._optimizer = make_optimizer(self._parameters, experiment.optimizer)
@@ -95,27 +101,41 @@ class LocalTraining:
         self._places: dict[int, _Place] = {}
         self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
-    def train(self, client: int, round_: int, parameters: Float32[np.ndarray, " P"]) -> Trained:
+    def train(
+        self,
+        client: int,
+        round_: int,
+        parameters: Float32[np.ndarray, " P"],
+        control: Float32[np.ndarray, " P"] | None = None,
+    ) -> Trained:
         """What a client learns in a round.
 
         Args:
             client: its index.
             round_: 1 for the first.
             parameters: of the network at the round's start.
+            control: the server's control variate, of SCAFFOLD alone.
         """
         start_s = time.perf_counter()
         place = self._place(client)
         self._load(parameters)
         self.module.train()
         self._optimizer.state.clear()
-        steps = 0
+        correction = self._correction(client, round_, parameters, control)
+        steps, walked = 0, 0.0
         for step in self._steps(place, round_):
-            self._take(step, place, client)
+            self._take(step, place, client, correction)
             steps += 1
+            walked += float(self._optimizer.param_groups[0]["lr"])
         moments, losses, batches = self.module.take_meters("train")
+        trained = self._saved()
+        change = None
+        if isinstance(correction, Scaffold):
+            change = correction.change(parameters, trained, walked)
+            self._memory.keep(client, round_, {"control": correction.own + change})
         return Trained(
-            parameters=self._saved(),
-            control=None,
+            parameters=self._sent(client, round_, parameters, trained),
+            control=change,
             moments=moments.numpy(),
             losses=losses.numpy(),
             batches=batches,
@@ -123,6 +143,29 @@ class LocalTraining:
             frames=place.frames,
             seconds=time.perf_counter() - start_s,
         )
+
+    def _correction(
+        self, client: int, round_: int, start: np.ndarray, control: np.ndarray | None
+    ) -> Correction | None:
+        """What the strategy adds to the gradients of a client."""
+        config = self._experiment.federation.strategy
+        if config.name == "fedprox":
+            return Proximal(start, config.mu)
+        if config.name != "scaffold":
+            return None
+        none = np.zeros_like(start)
+        own = self._memory.before(client, round_).get("control", none)
+        return Scaffold(own, none if control is None else control)
+
+    def _sent(
+        self, client: int, round_: int, start: np.ndarray, trained: np.ndarray
+    ) -> Float32[np.ndarray, " P"]:
+        """What leaves the client: its parameters, noised under local differential privacy."""
+        privacy = self._experiment.federation.privacy
+        if privacy.mode != "local":
+            return trained
+        generator = np.random.default_rng([self._experiment.seed, round_, 2, client])
+        return noised(trained, start, privacy, generator)
 
     def evaluate(self, client: int, parameters: Float32[np.ndarray, " P"]) -> Evaluated:
         """How a network does on a client's recordings."""
@@ -169,7 +212,7 @@ class LocalTraining:
             self._settings[key] = settings_of(self._experiment.optimizer, config, *key)
         return self._settings[key]
 
-    def _take(self, step: _Step, place: _Place, client: int) -> None:
+    def _take(self, step: _Step, place: _Place, client: int, correction: Correction | None) -> None:
         """One optimiser step, over one batch or several whose gradients are accumulated."""
         config = self._experiment.trainer
         for group in self._optimizer.param_groups:
@@ -181,6 +224,8 @@ class LocalTraining:
             with self._precision():
                 loss = self.module.training_step(batch.to(self.module.device), index)
             (loss / config.accumulate_grad_batches).backward()
+        if correction is not None:
+            correction.apply(self._parameters)
         if config.gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip_val)
         self._optimizer.step()

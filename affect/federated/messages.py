@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import UnionType
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -25,6 +25,7 @@ from numpy.lib.format import (
 )
 
 _ARRAYS, _NUMBERS, _WORDS = "arrays", "numbers", "words"
+_Content = TypeVar("_Content", bound="Content")
 
 
 class MessageError(Exception):
@@ -70,7 +71,7 @@ class Content:
                 raise MessageError(f"its {name} have shape {value.shape}, not {asked.shape}")
 
     @classmethod
-    def decode(cls, records: RecordDict) -> Self:
+    def decode(cls: type[_Content], records: RecordDict) -> _Content:
         """The content that `encode` wrote.
 
         Raises:

@@ -19,7 +19,7 @@ from jaxtyping import Float32
 
 from affect import config as configuration
 from affect import metrics
-from affect.config import Experiment
+from affect.config import Experiment, SourceConfig, SplitConfig
 from affect.data.preparation import Preparation
 from affect.errors import UserError
 from affect.federated import privacy, strategy
@@ -134,7 +134,7 @@ class Server:
         self._node_of = node_of
         self._experiment = experiment
         self._config = experiment.federation
-        self._text = configuration.to_yaml(experiment)
+        self._text = configuration.to_yaml(_shared(experiment))
         self._train = of_part(clients, "train")
         self._expected = clients_per_round(len(self._train), self._config)
         self._seed = experiment.seed if self._config.seed is None else self._config.seed
@@ -317,6 +317,23 @@ class Server:
         except MessageError as error:
             return Failure(client, str(error))
         return content
+
+
+def _shared(experiment: Experiment) -> Experiment:
+    """What clients are told of an experiment: nothing of the server's folders and accounts."""
+    data = replace(
+        experiment.data, cache="cache", source=SourceConfig(), corpus="", split=SplitConfig()
+    )
+    return Experiment(
+        seed=experiment.seed,
+        data=data,
+        model=experiment.model,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        scheduler=experiment.scheduler,
+        trainer=experiment.trainer,
+        federation=experiment.federation,
+    )
 
 
 class _Meter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from affect.data.annotation import delay_moments
 from affect.data.preparation import Preparation, load_series, long_enough
 from affect.errors import UserError
 from affect.federated.local import LocalTraining, survey
+from affect.federated.memory import Memory
 from affect.federated.messages import (
     Delayed,
     Delays,
@@ -33,11 +35,15 @@ class Site:
 
     Args:
         entries: the recordings of each client at this place, by the client's index.
+        memory: folder of what clients keep between rounds.
         device: where to compute.
     """
 
-    def __init__(self, entries: Mapping[int, Sequence[Entry]], device: torch.device) -> None:
+    def __init__(
+        self, entries: Mapping[int, Sequence[Entry]], memory: Path, device: torch.device
+    ) -> None:
         self._entries = entries
+        self._memory = Memory(memory)
         self._device = device
         self._training: LocalTraining | None = None
         self._trains = ("", "")
@@ -85,7 +91,7 @@ class Site:
     def train(self, request: Train) -> Trained:
         """What a client has learned; see `LocalTraining.train`."""
         training = self._trained_by(request)
-        return training.train(request.client, request.round, request.parameters)
+        return training.train(request.client, request.round, request.parameters, request.control)
 
     def evaluate(self, request: Evaluate) -> Evaluated:
         """How a network does at a client; see `LocalTraining.evaluate`."""
@@ -102,7 +108,9 @@ class Site:
         asked = (request.experiment, request.preparation)
         if self._training is None or self._trains != asked:
             experiment, preparation = _experiment(asked[0]), _preparation(asked[1])
-            self._training = LocalTraining(experiment, preparation, self._entries, self._device)
+            self._training = LocalTraining(
+                experiment, preparation, self._entries, self._memory, self._device
+            )
             self._trains = asked
         return self._training
 
