@@ -203,6 +203,7 @@ class TrainerConfig:
         num_nodes: number of machines.
         strategy: `auto`, `ddp` and others of Lightning.
         deterministic: refuse operations whose result can vary.
+        threads: of one process on the CPU; more pay for wide networks alone and change last bits.
         progress: show a progress bar on standard error.
     """
 
@@ -217,6 +218,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     deterministic: bool = True
+    threads: int = 1
     progress: bool = True
 
 
@@ -331,6 +333,8 @@ class FederationConfig:
         strategy: how the server makes one model of the clients' models.
         privacy: differential privacy of clients.
         engine: what runs the clients: `inprocess`.
+        workers: processes that run clients at the same time; 1 runs them in this one, unless
+            `timeout_s` is given.
         timeout_s: what a client gets for a message; null for ever.
         failure_fraction: share of a round's clients that may fail without ending the run.
         evaluate_every: rounds between two validations; the last round is always validated.
@@ -346,6 +350,7 @@ class FederationConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     engine: Literal["inprocess"] = "inprocess"
+    workers: int = 1
     timeout_s: float | None = None
     failure_fraction: float = 0.0
     evaluate_every: int = 1
@@ -610,13 +615,14 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     refused = trainer.patience is not None and trainer.patience < 1
     yield "trainer.patience", refused, "at least 1, or null"
     yield "trainer.accumulate_grad_batches", trainer.accumulate_grad_batches < 1, "at least 1"
+    yield "trainer.threads", trainer.threads < 1, "at least 1"
     clip = trainer.gradient_clip_val
     yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"
     yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"
 
 
 def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool, str]]:
-    counts = {"rounds": 1, "local_epochs": 1, "evaluate_every": 1}
+    counts = {"rounds": 1, "local_epochs": 1, "workers": 1, "evaluate_every": 1}
     counts |= {"local_steps": 1, "clients_per_round": 1, "subjects_per_client": 1}
     for name, least in counts.items():
         value = getattr(federation, name)

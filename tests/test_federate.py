@@ -248,19 +248,19 @@ def stop_in(monkeypatch, round_):
     monkeypatch.setattr(module, "save_state", save)
 
 
+REAL = InProcessGrid.send_and_receive
+
+
 def interrupted(self, messages, *, timeout=None):
-    for message in messages:
-        context = self._contexts[message.metadata.dst_node_id]
-        yield self._app(message, context)
-        raise KeyboardInterrupt
+    yield next(iter(REAL(self, messages, timeout=timeout)))
+    raise KeyboardInterrupt
 
 
 def broken(monkeypatch, mend):
     """The first training client of each round answers as `mend` says."""
-    real = InProcessGrid.send_and_receive
 
     def send_and_receive(self, messages, *, timeout=None):
-        for reply in real(self, messages, timeout=timeout):
+        for reply in REAL(self, messages, timeout=timeout):
             first = reply.metadata.message_type == "train" and reply.metadata.src_node_id == 1
             if not first:
                 yield reply
@@ -408,3 +408,14 @@ def test_folds_are_federated_one_after_another(corpus):
     rows = table(run.folder / "metrics.csv")
     assert [row["step"] for row in rows] == [str(step) for step in range(6)]
     assert (run.folder / "folds" / "2" / "model.safetensors").exists()
+
+
+def test_workers_change_no_bit(corpus):
+    asked = experiment(corpus, {"rounds": 2}, scheduler=SchedulerConfig("cosine"))
+    two = dataclasses.replace(asked.federation, workers=2)
+    one, other = (
+        federate(item, draw=nothing) for item in (asked, dataclasses.replace(asked, federation=two))
+    )
+    assert_equal(weights(one), weights(other))
+    for name in ("ccc/mean", "loss/mean"):
+        assert one.record["metrics"][f"test/{name}"] == other.record["metrics"][f"test/{name}"]

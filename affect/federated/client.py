@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from affect.config import TrainerConfig
 from affect.federated.messages import Content, Delays, Evaluate, Survey, Train
-from affect.federated.site import Site
+from affect.federated.site import Site, device_for
+from affect.store import Entry
+
+
+def app_at(
+    entries: Mapping[int, Sequence[Entry]], memory: Path, trainer: TrainerConfig, number: int = 0
+) -> ClientApp:
+    """The app of clients whose recordings are all on this machine.
+
+    Args:
+        entries: the recordings of each client, by its index.
+        memory: folder of what clients keep between rounds.
+        trainer: where to compute.
+        number: of the process that asks; processes take turns on the GPUs.
+    """
+    torch.set_num_threads(trainer.threads)
+    site = Site(entries, memory, device_for(trainer, number))
+    return client_app(lambda _: site)
+
 
 _Request = TypeVar("_Request", bound=Content)
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,15 @@ from affect import store
 from affect.config import Experiment
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
-from affect.devices import device_of
 from affect.errors import Preempted, UserError
-from affect.federated.client import client_app
-from affect.federated.engines.inprocess import InProcessGrid
+from affect.federated.client import app_at
+from affect.federated.engines.workers import engine
 from affect.federated.history import History
 from affect.federated.local import initial_module
 from affect.federated.population import Client, population
 from affect.federated.saving import load_state, save_state
 from affect.federated.server import Round, Server, State
-from affect.federated.site import Site
+from affect.federated.site import device_for
 from affect.prediction import Prediction
 from affect.store import Entry
 from affect.tracking import Tracker
@@ -70,14 +70,31 @@ def _train(
     if (folder / PREDICTIONS).exists():
         return store.read_predictions(folder / PREDICTIONS)
     experiment = run.experiment
-    device = _device(experiment)
     clients = population(fold, experiment.federation)
     held = _held(clients, entries)
-    site = Site(held, folder / "clients", device)
-    grid = InProcessGrid(client_app(lambda _: site), len(clients))
-    nodes = {client.index: client.index + 1 for client in clients}
-    server = Server(grid, clients, nodes, experiment)
-    path = folder / "checkpoints" / "state.safetensors"
+    make_app = partial(app_at, held, folder / "clients", experiment.trainer)
+    with engine(make_app, len(clients), experiment.federation) as grid:
+        nodes = {client.index: client.index + 1 for client in clients}
+        server = Server(grid, clients, nodes, experiment)
+        state, preparation = _rounds(run, fold, server, tracker)
+    _record(run, fold, state)
+    module = initial_module(experiment, preparation.features)
+    kept = state.best_parameters if experiment.trainer.keep == "best" else state.parameters
+    vector_to_parameters(torch.from_numpy(kept.copy()), module.model.parameters())
+    parts = _by_part(fold, entries)
+    known = preparation.with_subjects([*parts["val"], *parts["test"]])
+    series = SeriesCache(known, experiment.data.memory_mb * _MIB)
+    return conclude(
+        experiment, module.to(device_for(experiment.trainer)), parts, series, fold, folder
+    )
+
+
+def _rounds(
+    run: Run, fold: Fold, server: Server, tracker: Tracker | None
+) -> tuple[State, Preparation]:
+    """The state after a fold's last round, and what the clients have agreed on."""
+    experiment = run.experiment
+    path = run.fold_folder(fold.index) / "checkpoints" / "state.safetensors"
     if path.exists():
         state, preparation = load_state(path)
     else:
@@ -94,14 +111,7 @@ def _train(
         state = done.state
         if _exhausted(experiment, state):
             break
-    _record(run, fold, state)
-    module = initial_module(experiment, preparation.features)
-    kept = state.best_parameters if experiment.trainer.keep == "best" else state.parameters
-    vector_to_parameters(torch.from_numpy(kept.copy()), module.model.parameters())
-    parts = _by_part(fold, entries)
-    known = preparation.with_subjects([*parts["val"], *parts["test"]])
-    series = SeriesCache(known, experiment.data.memory_mb * _MIB)
-    return conclude(experiment, module.to(device), parts, series, fold, folder)
+    return state, preparation
 
 
 def _initial(experiment: Experiment, preparation: Preparation) -> State:
@@ -195,11 +205,6 @@ def _postfix(done: Round) -> str:
     if done.epsilon:
         said += f", epsilon {done.epsilon:.2f}"
     return said + (f", {len(done.failures)} failed" if done.failures else "")
-
-
-def _device(experiment: Experiment) -> torch.device:
-    accelerator = experiment.trainer.accelerator
-    return device_of({"gpu": "cuda"}.get(accelerator, accelerator))
 
 
 def _refuse_unfit(experiment: Experiment) -> None:

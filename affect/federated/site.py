@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from affect import config
-from affect.config import Experiment
+from affect.config import Experiment, TrainerConfig
 from affect.data.annotation import delay_moments
 from affect.data.preparation import Preparation, load_series, long_enough
+from affect.devices import device_of
 from affect.errors import UserError
 from affect.federated.local import LocalTraining, survey
 from affect.federated.memory import Memory
@@ -113,6 +114,22 @@ class Site:
             )
             self._trains = asked
         return self._training
+
+
+def device_for(trainer: TrainerConfig, number: int = 0) -> torch.device:
+    """Where a process computes; processes take turns on the GPUs.
+
+    Args:
+        trainer: asks for an accelerator.
+        number: of the process, 0 for the first.
+
+    Raises:
+        UserError: it is not there.
+    """
+    device = device_of({"gpu": "cuda"}.get(trainer.accelerator, trainer.accelerator))
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 
+import torch
+
 from affect import store
 from affect.config import Experiment
 from affect.data.corpus import entries_of, frames_by_subject
@@ -54,6 +56,7 @@ def execute(
         _refuse_other(resume, kind)
         if resume.record["status"] == "done":
             return resume
+    torch.set_num_threads(experiment.trainer.threads)
     entries = entries_of(experiment.data, progress=experiment.trainer.progress)
     if resume is None:
         folds = split(frames_by_subject(entries), experiment.data.split)

@@ -1,7 +1,8 @@
-"""Clients in this process, one after another: a Flower Grid without Ray, sockets or start-up.
+"""Clients on this machine: a Flower Grid without Ray, sockets or start-up.
 
-Messages are the same as in a deployment, down to their bytes; replies come one at a time and in the
-order of the requests, so that the server can aggregate them without holding them all.
+One worker is this process itself; several are processes of their own. Messages are the same as in a
+deployment, down to their bytes; replies come one at a time and in the order of the requests, so
+that the server can aggregate them without holding them all.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from flwr.supercore.task_identity import TaskIdentity
 from affect.errors import UserError
 
 App = Callable[[Message, Context], Message]
+Task = tuple[Message, Context]
+Answers = Callable[[Iterable[Task]], Iterator[Message]]
 
 
 class InProcessGrid(Grid):
     """Runs a ClientApp for each message when its reply is asked for.
 
     Args:
-        app: the ClientApp.
+        answers: makes replies of messages and their nodes' contexts, in their order.
         nodes: how many there are; their ids are 1, 2, ...
     """
 
-    def __init__(self, app: App, nodes: int) -> None:
+    def __init__(self, answers: Answers, nodes: int) -> None:
         self._run = Run.create_empty(run_id=1)
         # what Flower's Message asks for the ids of the run and of the server
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
-        self._app = app
+        self._answers = answers
         self._contexts = {
             node: Context(
                 1, node, {"partition-id": node - 1, "num-partitions": nodes}, RecordDict(), {}
@@ -80,9 +83,17 @@ class InProcessGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """The replies, in the order of the messages; a client that raises answers with an error."""
-        for message in messages:
-            yield answered(self._app, message, self._contexts[message.metadata.dst_node_id])
+        """The replies, in the order of the messages; a client that fails answers with an error."""
+        return self._answers((item, self._contexts[item.metadata.dst_node_id]) for item in messages)
+
+
+def one_by_one(app: App) -> Answers:
+    """Answers of an app in this process."""
+
+    def answers(tasks: Iterable[Task]) -> Iterator[Message]:
+        return (answered(app, message, context) for message, context in tasks)
+
+    return answers
 
 
 def answered(app: App, message: Message, context: Context) -> Message:

@@ -1,0 +1,93 @@
+"""Messages answered by worker processes: in order, whatever happens to a worker."""
+
+import os
+import signal
+import time
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from affect.federated.engines.inprocess import InProcessGrid
+from affect.federated.engines.workers import Team
+
+
+def make_app(number):
+    """An app that does what its message says."""
+
+    def app(message, context):
+        told = message.content["told"]
+        if told["do"] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if told["do"] == "hang":
+            time.sleep(60)
+        if told["do"] == "raise":
+            raise ValueError("no such recording")
+        time.sleep(told["seconds"])
+        reply = ConfigRecord({"node": context.node_id, "worker": number, "pid": os.getpid()})
+        return Message(RecordDict({"said": reply}), reply_to=message)
+
+    return app
+
+
+def told(do="work", seconds=0.0):
+    return RecordDict({"told": ConfigRecord({"do": do, "seconds": seconds})})
+
+
+@pytest.fixture(scope="module")
+def team():
+    team = Team(make_app, 2, timeout_s=5.0)
+    yield team
+    team.stop()
+
+
+def answers(team, contents):
+    grid = InProcessGrid(team.answers, len(contents))
+    messages = [Message(item, node, "train") for node, item in enumerate(contents, 1)]
+    return list(grid.send_and_receive(messages))
+
+
+def test_answers_come_in_the_order_of_the_messages(team):
+    contents = [told(seconds=0.3), *[told(seconds=0.01 * (7 - i)) for i in range(7)]]
+    said = [reply.content["said"] for reply in answers(team, contents)]
+    assert [item["node"] for item in said] == list(range(1, 9))
+    assert {item["worker"] for item in said} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("die", "its process was killed by signal 9"),
+        ("hang", "it did not answer within 5 s"),
+        ("raise", "ValueError: no such recording"),
+    ],
+)
+def test_a_worker_that_fails_costs_one_client(team, do, reason):
+    replies = answers(team, [told(), told(do), told(), told()])
+    assert [reply.has_error() for reply in replies] == [False, True, False, False]
+    assert replies[1].error.reason == reason
+    assert replies[1].metadata.src_node_id == 2
+    assert not any(reply.has_error() for reply in answers(team, [told()] * 3))
+
+
+def test_few_messages_are_taken_ahead_of_the_first_unanswered(team):
+    taken = []
+
+    def tasks():
+        for node in range(30):
+            taken.append(node)
+            message = Message(told(seconds=0.5 if node == 0 else 0.0), node + 1, "train")
+            yield message, Context(1, node + 1, {}, RecordDict(), {})
+
+    coming = team.answers(tasks())
+    next(coming)
+    assert len(taken) <= 8
+    assert len(list(coming)) == 29
+
+
+def test_no_process_stays(team):
+    other = Team(make_app, 1, timeout_s=None)
+    (reply,) = answers(other, [told()])
+    pid = reply.content["said"]["pid"]
+    other.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
