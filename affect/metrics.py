@@ -35,12 +35,16 @@ def moments(
         reference: y; a NaN is a missing label and is left out.
         mask: True at real frames; what the others hold is never looked at.
     """
-    valid = mask.unsqueeze(-1) & ~reference.isnan()
-    x = torch.where(valid, prediction, 0.0).double()
-    y = torch.where(valid, reference, 0.0).double()
-    none = torch.zeros_like(x)
-    samples = torch.stack([valid.double(), x, y, none, none, none], dim=-1)
-    return merge(samples.flatten(0, -3))
+    valid = (mask.unsqueeze(-1) & ~reference.isnan()).flatten(0, -2)  # K D
+    if not len(valid):
+        return valid.new_zeros((valid.shape[1], 6), dtype=torch.float64)
+    weight = valid.double()
+    values = torch.stack([prediction.flatten(0, -2), reference.flatten(0, -2)]).double()
+    values = torch.where(valid, values, 0.0)  # 2 K D
+    means = torch.stack([_weighted_mean(item, weight) for item in values])
+    dx, dy = weight * (values - means.unsqueeze(1))
+    sums = [(dx * dx).sum(0), (dy * dy).sum(0), (dx * dy).sum(0)]
+    return torch.stack([weight.sum(0), *means, *sums], dim=-1)
 
 
 def merge(moments: Float64[Tensor, "K *rest 6"]) -> Float64[Tensor, "*rest 6"]:
@@ -187,9 +191,9 @@ def mse_loss(
 
 
 class AffectMetrics(Metric):
-    """Pooled CCC, RMSE and Pearson's correlation of everything seen, on every process.
+    """Pooled CCC, RMSE and Pearson's correlation of everything seen, and the mean loss of batches.
 
-    The state is the moments alone, in float64 whatever the model's precision; processes are joined
+    The state is moments and sums, in float64 whatever the model's precision; processes are joined
     by `merge`, so that a distributed result equals a single process's.
 
     Args:
@@ -200,25 +204,41 @@ class AffectMetrics(Metric):
     higher_is_better = None
     full_state_update = False
     moments: Tensor
+    losses: Tensor
+    batches: Tensor
 
     def __init__(self, dimensions: int, **options: Any) -> None:
         super().__init__(**options)
         empty = torch.zeros(dimensions, 6, dtype=torch.float64)
         self.add_state("moments", empty, dist_reduce_fx=merge)
+        self.add_state("losses", empty[:, 0].clone(), dist_reduce_fx="sum")
+        self.add_state("batches", empty[0, 0].clone(), dist_reduce_fx="sum")
 
     def update(
         self,
         prediction: Float[Tensor, "*batch D"],
         reference: Float[Tensor, "*batch D"],
         mask: Bool[Tensor, "*batch"],
+        loss: Float[Tensor, " D"] | None = None,
     ) -> None:
-        """Take in a batch; see `moments` for the arguments."""
+        """Take in a batch.
+
+        Args:
+            prediction: see `moments`.
+            reference: see `moments`.
+            mask: see `moments`.
+            loss: the batch's, in each dimension.
+        """
         seen = moments(prediction.detach(), reference, mask)
         self.moments = merge(torch.stack([self.moments, seen]))
+        if loss is not None:
+            self.losses = self.losses + loss.detach()
+            self.batches = self.batches + 1
 
     def compute(self) -> dict[str, Float64[Tensor, " D"]]:
-        """The scores so far, by name: `ccc`, `rmse`, `pearson`."""
-        return scores(self.moments)
+        """The scores so far, by name: `ccc`, `rmse`, `pearson`, and `loss` where one was given."""
+        mean = {"loss": self.losses / self.batches} if self.batches else {}
+        return {**scores(self.moments), **mean}
 
     def _apply(
         self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ""

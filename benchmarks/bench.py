@@ -32,6 +32,8 @@ ITEMS = {
     "length": "extracting:measure_length",
     "exactness": "extracting:measure_exactness",
     "training": "training:measure",
+    "federation": "federating:measure_few",
+    "clients": "federating:measure_many",
     "reading": "caching:measure_reading",
     "listing": "caching:measure_listing",
     "memory": "footprint:measure_memory",

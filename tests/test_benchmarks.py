@@ -32,6 +32,15 @@ LEVEL1 = {
 }
 MEDIANS = {
     "training": {"lightning_windows_per_s", "bare_windows_per_s", "ratio", "equal_weights"},
+    "federation": {"loop_s", "ratio_1", "ratio_2", "equal_models"},
+    "clients": {
+        "loop_s",
+        "ratio",
+        "equal_models",
+        "memory_ratio",
+        "loop_mib",
+        "federation_mib",
+    },
     "reading": {"store_s", "series_s"},
     "listing": {"entries_s"},
     "memory": {"ru_maxrss_mib", "peak_memory_mib", "wall_time_s"},

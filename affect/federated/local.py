@@ -38,6 +38,7 @@ from affect.federated.correction import Correction, Proximal, Scaffold
 from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
 from affect.federated.privacy import noised
+from affect.metrics import AffectMetrics
 from affect.store import Entry
 from affect.training.module import AffectModule, make_optimizer, make_schedule
 
@@ -127,7 +128,6 @@ class LocalTraining:
             self._take(step, place, client, correction)
             steps += 1
             walked += float(self._optimizer.param_groups[0]["lr"])
-        moments, losses, batches = self.module.take_meters("train")
         trained = self._saved()
         change = None
         if isinstance(correction, Scaffold):
@@ -136,9 +136,7 @@ class LocalTraining:
         return Trained(
             parameters=self._sent(client, round_, parameters, trained),
             control=change,
-            moments=moments.numpy(),
-            losses=losses.numpy(),
-            batches=batches,
+            **_scored(self.module.metrics_of("train")),
             steps=steps,
             frames=place.frames,
             seconds=time.perf_counter() - start_s,
@@ -175,8 +173,7 @@ class LocalTraining:
         with torch.inference_mode():
             for index, batch in enumerate(place.evaluation(self._experiment.data.eval_batch_size)):
                 self.module.validation_step(batch.to(self.module.device), index)
-        moments, losses, batches = self.module.take_meters("val")
-        return Evaluated(moments=moments.numpy(), losses=losses.numpy(), batches=batches)
+        return Evaluated(**_scored(self.module.metrics_of("val")))
 
     def _place(self, client: int) -> _Place:
         if client not in self._places:
@@ -319,6 +316,17 @@ def settings_of(
         if schedule.get("interval") == "step" or step % steps_per_pass == 0:
             schedule["scheduler"].step()
     return settings
+
+
+def _scored(seen: AffectMetrics) -> dict[str, Any]:
+    """What metrics have seen as a reply's fields; they start anew."""
+    fields = {
+        "moments": seen.moments.cpu().numpy(),
+        "losses": (seen.losses / seen.batches).cpu().numpy(),
+        "batches": int(seen.batches),
+    }
+    seen.reset()
+    return fields
 
 
 def _stacked(statistics: Statistics) -> np.ndarray:

@@ -19,7 +19,7 @@ from jaxtyping import Float32
 
 from affect import config as configuration
 from affect import metrics
-from affect.config import Experiment, SourceConfig, SplitConfig
+from affect.config import Experiment, FederationConfig, SourceConfig, SplitConfig
 from affect.data.preparation import Preparation
 from affect.errors import UserError
 from affect.federated import privacy, strategy
@@ -188,9 +188,8 @@ class Server:
             control=None if control is None else control.astype(np.float32),
         )
         answers = self._exchange(chosen, request, Trained)
-        state, drift = self._aggregated(
-            number, state, training.taking(self._tolerated(chosen, answers))
-        )
+        replies = training.taking(self._tolerated(chosen, answers))
+        state, combined = self._aggregated(number, state, replies)
         trained_s = time.perf_counter()
         waited_s = self._meter.waited_s
         values = training.scores("train")
@@ -210,7 +209,7 @@ class Server:
         return Round(
             state=state,
             metrics=values,
-            clients=[*training.rows, *evaluation.rows],
+            clients=[*training.rows(), *evaluation.rows()],
             failures=[*training.failures, *evaluation.failures],
             seconds={
                 "train": waited_s,
@@ -220,20 +219,19 @@ class Server:
             bytes_down=self._meter.bytes_down,
             bytes_up=self._meter.bytes_up,
             epsilon=epsilon,
-            drift=drift,
+            drift=training.drift(combined, self._config),
         )
 
     def _aggregated(
         self, number: int, state: State, replies: Iterator[Trained]
-    ) -> tuple[State, float | None]:
-        """The state after a round's training, and how far the clients went apart."""
+    ) -> tuple[State, np.ndarray]:
+        """The state after a round's training, and the clients' models in one."""
         config = self._config
         slots, changes = dict(state.slots), _Sum()
-        spread = _Spread(state.parameters, uniform=config.strategy.weighting == "uniform")
         weighted = (
             Update(reply.parameters, float(reply.frames)) for reply in changes.taking(replies)
         )
-        norm, drift = state.clipping_norm, None
+        norm = state.clipping_norm
         if config.privacy.mode == "central":
             noise = np.random.default_rng([self._seed, number, 1])
             private = privacy.released(
@@ -241,14 +239,12 @@ class Server:
             )
             combined, norm = private.combined, private.clipping_norm
         else:
-            combined = strategy.combine(spread.taking(weighted), config.strategy)
-            if strategy.is_mean(config.strategy):
-                drift = spread.around(combined)
+            combined = strategy.combine(weighted, config.strategy)
         parameters, slots = strategy.step(state.parameters, combined, slots, config.strategy)
         if changes.total is not None:
             slots["control"] = slots.get("control", 0.0) + changes.total / len(self._train)
         state = replace(state, round=number, parameters=parameters, slots=slots, clipping_norm=norm)
-        return state, drift
+        return state, combined
 
     def _evaluate(self, number: int, parameters: np.ndarray, gathered: _Gathered) -> None:
         clients = of_part(self._clients, "val")
@@ -354,30 +350,6 @@ class _Meter:
             yield message
 
 
-class _Spread:
-    """How far models are from their mean, while they pass through.
-
-    The mean squared distance from the mean is that from the start, less the mean's own.
-    """
-
-    def __init__(self, start: np.ndarray, *, uniform: bool) -> None:
-        self._start = start
-        self._uniform = uniform
-        self._squares = self._weights = 0.0
-
-    def taking(self, updates: Iterable[Update]) -> Iterator[Update]:
-        for update in updates:
-            weight = 1.0 if self._uniform else update.weight
-            change = update.parameters.astype(np.float64) - self._start
-            self._squares += weight * float(change @ change)
-            self._weights += weight
-            yield update
-
-    def around(self, mean: np.ndarray) -> float:
-        change = mean - self._start
-        return max(self._squares / self._weights - float(change @ change), 0.0) ** 0.5
-
-
 class _Sum:
     """Adds up how control variates change, while replies pass through."""
 
@@ -404,10 +376,10 @@ class _Gathered:
     def __init__(self, dimensions: Sequence[str], start: np.ndarray | None = None) -> None:
         self._dimensions = dimensions
         self._start = start
-        self._moments: list[torch.Tensor] = []
-        self._losses = np.zeros(len(dimensions))
-        self._batches = 0
-        self.rows: list[dict[str, float | str]] = []
+        self._replies: list[tuple[Client, dict[str, float]]] = []
+        self._moments: list[np.ndarray] = []
+        self._losses: list[np.ndarray] = []
+        self._batches: list[int] = []
         self.failures: list[Failure] = []
 
     def taking(self, answers: Iterable[tuple[Client, _Scored | Failure]]) -> Iterator[_Scored]:
@@ -415,29 +387,61 @@ class _Gathered:
             if isinstance(reply, Failure):
                 self.failures.append(reply)
                 continue
-            self._moments.append(torch.from_numpy(reply.moments.copy()))
-            self._losses += reply.losses * reply.batches
-            self._batches += reply.batches
-            self.rows.append(self._row(client, reply))
+            self._replies.append((client, self._effort(reply)))
+            self._moments.append(reply.moments)
+            self._losses.append(reply.losses)
+            self._batches.append(reply.batches)
             yield reply
 
     def scores(self, phase: str) -> dict[str, float]:
         if not self._moments:
             return {}
-        pooled = metrics.scores(metrics.merge(torch.stack(self._moments)))
-        losses = torch.from_numpy(self._losses / self._batches)
-        named = phase_scores(phase, pooled, losses, self._dimensions)
+        moments = torch.from_numpy(np.stack(self._moments))  # K D 6
+        losses = np.average(self._losses, axis=0, weights=self._batches)
+        pooled = {**metrics.scores(metrics.merge(moments)), "loss": torch.from_numpy(losses)}
+        named = phase_scores(phase, pooled, self._dimensions)
         return {name: float(value) for name, value in named.items()}
 
-    def _row(self, client: Client, reply: Trained | Evaluated) -> dict[str, float | str]:
-        ccc = metrics.ccc(torch.from_numpy(reply.moments.copy()))
-        row: dict[str, float | str] = {"client": client.name, "part": client.part}
-        row |= {f"ccc/{d}": float(value) for d, value in zip(self._dimensions, ccc, strict=True)}
-        row |= {f"loss/{d}": float(v) for d, v in zip(self._dimensions, reply.losses, strict=True)}
-        if isinstance(reply, Trained) and self._start is not None:
-            row["update_norm"] = float(np.linalg.norm(reply.parameters - self._start))
-            row |= {"frames": reply.frames, "steps": reply.steps, "seconds": reply.seconds}
-        return row
+    def rows(self) -> list[dict[str, float | str]]:
+        """What each client did."""
+        if not self._moments:
+            return []
+        cccs = metrics.ccc(torch.from_numpy(np.stack(self._moments))).tolist()  # K D
+        rows = []
+        for (client, effort), ccc, loss in zip(self._replies, cccs, self._losses, strict=True):
+            scored = {"ccc": ccc, "loss": loss.tolist()}
+            named = {
+                f"{name}/{dimension}": value
+                for name, values in scored.items()
+                for dimension, value in zip(self._dimensions, values, strict=True)
+            }
+            rows.append({"client": client.name, "part": client.part, **named, **effort})
+        return rows
+
+    def _effort(self, reply: Trained | Evaluated) -> dict[str, float]:
+        if not isinstance(reply, Trained) or self._start is None:
+            return {}
+        change = reply.parameters - self._start
+        return {
+            "update_norm": float(change @ change) ** 0.5,
+            "frames": reply.frames,
+            "steps": reply.steps,
+            "seconds": reply.seconds,
+        }
+
+    def drift(self, combined: np.ndarray, config: FederationConfig) -> float | None:
+        """Root mean square distance of the clients' models from their mean; None without one.
+
+        The mean squared distance from the mean is that from the start, less the mean's own.
+        """
+        if config.privacy.mode == "central" or not strategy.is_mean(config.strategy):
+            return None
+        efforts = [effort for _, effort in self._replies]
+        squares = [effort["update_norm"] ** 2 for effort in efforts]
+        uniform = config.strategy.weighting == "uniform"
+        weights = None if uniform else [effort["frames"] for effort in efforts]
+        change = combined - self._start
+        return max(float(np.average(squares, weights=weights) - change @ change), 0.0) ** 0.5
 
 
 def _all(

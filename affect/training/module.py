@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any, cast
 
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from affect import models
 from affect.config import Experiment, OptimizerConfig, SchedulerConfig
@@ -63,13 +61,9 @@ class AffectModule(lightning.LightningModule):
             input_dropout=config.input_dropout,
             **config.options,
         )
-        self._metrics = nn.ModuleDict()
-        self._losses = nn.ModuleDict()
-        for phase in ("train", "val"):
-            self._metrics[f"{phase}_metrics"] = AffectMetrics(len(self._dimensions))
-            self._losses[f"{phase}_losses"] = nn.ModuleList(
-                MeanMetric(nan_strategy="disable") for _ in self._dimensions
-            )
+        self._metrics = nn.ModuleDict(
+            {f"{phase}_metrics": AffectMetrics(len(self._dimensions)) for phase in ("train", "val")}
+        )
 
     def forward(
         self, features: Float[Tensor, "N T F"], mask: Bool[Tensor, "N T"]
@@ -101,16 +95,12 @@ class AffectModule(lightning.LightningModule):
         loss = affect_loss(
             prediction, labels, mask, **dataclasses.asdict(self._experiment.loss)
         )  # D
-        metrics, losses = self._meters(phase)
-        metrics.update(prediction.detach(), labels, mask)
-        for metric, value in zip(losses, loss.detach(), strict=True):
-            metric.update(value)
+        self.metrics_of(phase).update(prediction.detach(), labels, mask, loss.detach())
         return loss.mean()
 
-    def _meters(self, phase: str) -> tuple[AffectMetrics, Iterable[MeanMetric]]:
-        """A phase's metrics, and its mean loss in each dimension."""
-        metrics, losses = self._metrics[f"{phase}_metrics"], self._losses[f"{phase}_losses"]
-        return cast("AffectMetrics", metrics), cast("Iterable[MeanMetric]", losses)
+    def metrics_of(self, phase: str) -> AffectMetrics:
+        """The metrics of `train` or `val` since they were last reset."""
+        return cast("AffectMetrics", self._metrics[f"{phase}_metrics"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout for this batch."""
@@ -131,16 +121,6 @@ class AffectModule(lightning.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def take_meters(self, phase: str) -> tuple[Float64[Tensor, "D 6"], Float64[Tensor, " D"], int]:
-        """A phase's moments, mean losses and number of batches, which start anew."""
-        metrics, losses = self._meters(phase)
-        moments = metrics.moments.cpu()
-        means = torch.stack([metric.compute() for metric in losses]).double().cpu()
-        batches = int(cast("Tensor", next(iter(losses)).weight))
-        for metric in (metrics, *losses):
-            metric.reset()
-        return moments, means, batches
-
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics; validation follows the epoch's last training step."""
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -148,11 +128,9 @@ class AffectModule(lightning.LightningModule):
         self._log_epoch("val")
 
     def _log_epoch(self, phase: str) -> None:
-        metrics, losses = self._meters(phase)
-        means = [metric.compute() for metric in losses]
-        values = phase_scores(phase, metrics.compute(), means, self._dimensions)
-        for metric in (metrics, *losses):
-            metric.reset()
+        metrics = self.metrics_of(phase)
+        values = phase_scores(phase, metrics.compute(), self._dimensions)
+        metrics.reset()
         self._refuse_unscored(values)
         self.log_dict({name: value.float() for name, value in values.items()})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -74,15 +74,13 @@ def losses(predictions: Sequence[Prediction], split: str, config: LossConfig) ->
 def phase_scores(
     phase: str,
     scores: Mapping[str, Tensor],
-    losses: Iterable[Tensor],
     dimensions: Sequence[str],
 ) -> dict[str, Tensor]:
     """What an epoch or a round logs of a phase, under the keys that every mode shares.
 
     Args:
         phase: `train` or `val`.
-        scores: pooled scores by name, each [D].
-        losses: of each dimension.
+        scores: by name, each [D], with `ccc` and `loss` among them.
         dimensions: their names.
     """
     values = {
@@ -91,7 +89,6 @@ def phase_scores(
         # torchmetrics squeezes what has one element
         for dimension, value in zip(dimensions, column.reshape(-1), strict=True)
     }
-    values |= {f"{phase}/loss/{d}": loss for d, loss in zip(dimensions, losses, strict=True)}
     for name in ("ccc", "loss"):
         column = [values[f"{phase}/{name}/{dimension}"] for dimension in dimensions]
         values[f"{phase}/{name}/mean"] = torch.stack(column).mean()

@@ -1,0 +1,239 @@
+"""Rounds of a federation as `affect federate` does them, and by a plain loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import Outcome, apart, peak_memory_mib, timed, write_corpus
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from affect.config import (
+    DataConfig,
+    Experiment,
+    FederationConfig,
+    ModelConfig,
+    TrainerConfig,
+)
+from affect.data.corpus import entries_of
+from affect.data.datamodule import training_order
+from affect.data.preparation import Preparation, SeriesCache, prepare
+from affect.data.windows import Batch, Window, WindowDataset, collate
+from affect.federated.client import app_at
+from affect.federated.engines.workers import engine
+from affect.federated.local import initial_module
+from affect.federated.population import Client
+from affect.federated.server import Round, Server, State
+from affect.metrics import affect_loss
+from affect.store import Entry
+from affect.training.module import make_optimizer
+
+GOAL_RATIO, GOAL_TWO, GOAL_MEMORY = 1.1, 0.65, 1.5
+ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Clients of one recording each, cut into windows."""
+
+    clients: int
+    seconds: float
+    window_frames: int
+
+    def shrunk(self) -> Size:
+        """The same in tiny."""
+        return Size(3, 10.0, 100)
+
+
+FEW, MANY = Size(9, 300.0, 750), Size(1000, 4.0, 100)
+
+
+def measure_few(folder: Path, quick: bool) -> Outcome:
+    """Seconds a round of 9 clients of 7500 frames: the loop, one worker, two workers."""
+    size = FEW.shrunk() if quick else FEW
+    found = apart("federating:rounds", folder, size, 2 if quick else ROUNDS, (1, 2))
+    ratios = {f"ratio_{workers}": found[f"ratio_{workers}"] for workers in (1, 2)}
+    return Outcome(
+        goal=f"at most {GOAL_RATIO} of a plain loop with one worker, {GOAL_TWO} with two",
+        met=ratios["ratio_1"] <= GOAL_RATIO and ratios["ratio_2"] <= GOAL_TWO and found["equal"],
+        summary=f"{ratios['ratio_1']:.2f} and {ratios['ratio_2']:.2f} of the loop's "
+        f"{found['loop_s']:.2f} s a round; models {'equal' if found['equal'] else 'differ'}",
+        repeats=ROUNDS,
+        settings=dataclasses.asdict(size),
+        median={"loop_s": found["loop_s"], **ratios, "equal_models": found["equal"]},
+        samples=found["samples"],
+    )
+
+
+def measure_many(folder: Path, quick: bool) -> Outcome:
+    """Seconds a round of 1000 tiny clients, and memory."""
+    size = MANY.shrunk() if quick else MANY
+    found = apart("federating:rounds", folder, size, 2 if quick else ROUNDS, (1,))
+    memory = {name: apart("federating:peak", folder, size, name) for name in ("loop", "federation")}
+    growth = memory["federation"] / memory["loop"]
+    ratio = found["ratio_1"]
+    return Outcome(
+        goal=f"at most {GOAL_RATIO} of a plain loop's time, {GOAL_MEMORY} of its memory",
+        met=ratio <= GOAL_RATIO and growth <= GOAL_MEMORY and found["equal"],
+        summary=f"{ratio:.2f} of the loop's {found['loop_s']:.2f} s a round, {growth:.2f} of its "
+        f"{memory['loop']:.0f} MiB; models {'equal' if found['equal'] else 'differ'}",
+        repeats=ROUNDS,
+        settings=dataclasses.asdict(size),
+        median={
+            "loop_s": found["loop_s"],
+            "ratio": ratio,
+            "equal_models": found["equal"],
+            "memory_ratio": growth,
+            **{f"{name}_mib": value for name, value in memory.items()},
+        },
+        samples=found["samples"],
+    )
+
+
+def rounds(folder: Path, size: Size, repeats: int, workers: Sequence[int]) -> dict[str, Any]:
+    """Seconds of rounds in turns, so that a busy neighbour meets all alike; the first warms up."""
+    experiment, held, preparation = _prepared(folder, size)
+    loop = PlainLoop(experiment, held, preparation)
+    with ExitStack() as stack:
+        federations = {
+            count: stack.enter_context(_federation(count, folder, experiment, held, preparation))
+            for count in workers
+        }
+        turns = [_turn(loop, federations) for _ in range(repeats + 1)]
+        models = [next(rounds).state.parameters for rounds in federations.values()]
+        loop.round()
+    samples = {name: [turn[name] for turn in turns[1:]] for name in turns[0]}
+    return {
+        "loop_s": statistics.median(samples["loop"]),
+        **{f"ratio_{count}": _ratio(samples, str(count)) for count in workers},
+        "equal": all(np.array_equal(model, loop.parameters) for model in models),
+        "samples": samples,
+    }
+
+
+def _turn(loop: PlainLoop, federations: Mapping[int, Iterator[Round]]) -> dict[str, float]:
+    """Seconds of one round of each."""
+    taken = {"loop": timed(loop.round)}
+    for count, coming in federations.items():
+        taken[str(count)] = timed(partial(next, coming))
+    return taken
+
+
+def _ratio(samples: Mapping[str, Sequence[float]], name: str) -> float:
+    pairs = zip(samples[name], samples["loop"], strict=True)
+    return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def peak(folder: Path, size: Size, name: str) -> float:
+    """Peak memory of three rounds in a process of its own, MiB."""
+    experiment, held, preparation = _prepared(folder, size)
+    if name == "loop":
+        loop = PlainLoop(experiment, held, preparation)
+        for _ in range(3):
+            loop.round()
+        return peak_memory_mib()
+    with _federation(1, folder, experiment, held, preparation) as federation:
+        for _ in range(3):
+            next(federation)
+    return peak_memory_mib()
+
+
+class PlainLoop:
+    """FedAvg as anyone would write it: one client after another, and the mean by frames."""
+
+    def __init__(
+        self, experiment: Experiment, held: dict[int, list[Entry]], preparation: Preparation
+    ) -> None:
+        config = experiment.data
+        self._experiment = experiment
+        self._model = initial_module(experiment, preparation.features).model
+        self._parameters = list(self._model.parameters())
+        series = SeriesCache(preparation, 2**32)
+        self._windows = [
+            WindowDataset(entries, series, config.window_frames, config.hop_frames)
+            for entries in held.values()
+        ]
+        self._frames = [sum(entry.frames for entry in entries) for entries in held.values()]
+        self._round = 0
+        self.parameters = parameters_to_vector(self._parameters).detach().numpy().copy()
+
+    def round(self) -> None:
+        """Train every client once and average."""
+        total = np.zeros(len(self.parameters))
+        for windows, frames in zip(self._windows, self._frames, strict=True):
+            vector_to_parameters(torch.from_numpy(self.parameters.copy()), self._parameters)
+            self._train(windows)
+            trained = parameters_to_vector(self._parameters).detach().numpy()
+            total += trained.astype(np.float64) * frames
+        self.parameters = (total / sum(self._frames)).astype(np.float32)
+        self._round += 1
+
+    def _train(self, windows: WindowDataset) -> None:
+        optimizer = make_optimizer(self._parameters, self._experiment.optimizer)
+        order = training_order(windows, self._experiment.seed)
+        order.set_epoch(self._round)
+        options = dataclasses.asdict(self._experiment.loss)
+        self._model.train()
+        for batch in _batches([windows[i] for i in order], self._experiment.data.batch_size):
+            optimizer.zero_grad()
+            prediction = self._model(batch.features, batch.mask)
+            affect_loss(prediction, batch.labels, batch.mask, **options).mean().backward()
+            limit = self._experiment.trainer.gradient_clip_val or torch.inf
+            nn.utils.clip_grad_norm_(self._parameters, limit)
+            optimizer.step()
+
+
+def _batches(windows: list[Window], size: int) -> Iterator[Batch]:
+    return (collate(windows[start : start + size]) for start in range(0, len(windows), size))
+
+
+def _prepared(folder: Path, size: Size) -> tuple[Experiment, dict[int, list[Entry]], Preparation]:
+    """The experiment, each client's recordings, and what server and clients agree on."""
+    cache = folder / "cache"
+    if not cache.exists():
+        write_corpus(cache, size.clients, size.seconds)
+    experiment = Experiment(
+        data=DataConfig(
+            cache=str(cache), standardise=["none"], window_frames=size.window_frames, batch_size=16
+        ),
+        model=ModelConfig(hidden_size=64, layers=2),
+        trainer=TrainerConfig(accelerator="cpu", progress=False),
+        federation=FederationConfig(rounds=1000, evaluate_every=1000),
+    )
+    torch.set_num_threads(1)
+    entries = entries_of(experiment.data, progress=False)
+    held = {index: [entry] for index, entry in enumerate(entries)}
+    preparation = prepare({"train": entries[:3]}, experiment.data)
+    return experiment, held, preparation
+
+
+@contextmanager
+def _federation(
+    workers: int,
+    folder: Path,
+    experiment: Experiment,
+    held: dict[int, list[Entry]],
+    preparation: Preparation,
+) -> Iterator[Iterator[Round]]:
+    """The rounds of a federation that starts from the loop's first model."""
+    federation = dataclasses.replace(experiment.federation, workers=workers)
+    clients = [Client(index, "train", (str(index),)) for index in held]
+    nodes = {client.index: client.index + 1 for client in clients}
+    start = _start(experiment, preparation)
+    make_app = partial(app_at, held, folder / "memory", experiment.trainer)
+    with engine(make_app, len(clients), federation) as grid:
+        server = Server(grid, clients, nodes, experiment)
+        yield server.rounds(State(0, start, start), preparation)
+
+
+def _start(experiment: Experiment, preparation: Preparation) -> np.ndarray:
+    parameters = initial_module(experiment, preparation.features).model.parameters()
+    return parameters_to_vector(parameters).detach().numpy().copy()
