@@ -10,6 +10,7 @@ import torch
 
 import affect
 from affect.data.importing import sha256_of
+from affect.data.naming import has_each_face, place_of_face
 from affect.data.timeline import Place
 from affect.extraction.backends.features import FeatureExtractor
 from affect.extraction.backends.protocol import Listener
@@ -119,10 +120,8 @@ class FrameBackend:
         _tell_of_damage(video, frames, listener)
         # The first face comes last: where it is cached, so are the others.
         for number, face in reversed(faces.items()):
-            name = f"{place.name}-face{number}" if self._faces == "all" else place.name
-            yield face.recording(
-                place._replace(name=name), frames, video.rate_hz, self._extractor, provenance
-            )
+            where = place_of_face(place, number) if has_each_face(provenance) else place
+            yield face.recording(where, frames, video.rate_hz, self._extractor, provenance)
 
     def _opened(self, path: Path) -> Video | Still:
         if self._still:
