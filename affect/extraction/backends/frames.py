@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from affect.data.naming import has_each_face, place_of_face
 from affect.data.timeline import Place
 from affect.extraction.backends.features import FeatureExtractor
 from affect.extraction.backends.protocol import Listener
-from affect.extraction.backends.tracks import Tracks
+from affect.extraction.backends.tracks import Face, Tracks
 from affect.extraction.faces import detector, landmarks, networks
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
 from affect.extraction.faces.tracker import (
@@ -26,13 +28,17 @@ from affect.extraction.faces.tracker import (
 )
 from affect.extraction.failures import ExtractionError
 from affect.extraction.image import IMAGE_SUFFIXES, Still
+from affect.extraction.parts import Halving
 from affect.extraction.stream import ahead, joined
 from affect.extraction.ticks import ticks_of
 from affect.extraction.video import SUFFIXES, Video
 from affect.recording import Provenance, Recording
 
 _GPU_SEGMENTS = 8
-"""Segments a batch on a GPU, which small batches leave idle."""
+"""Segments a batch on a GPU, which small batches leave idle.
+
+Where its memory runs out in any step, a video begins again with half as many.
+"""
 
 
 class FrameBackend:
@@ -64,7 +70,7 @@ class FrameBackend:
         self._faces: Faces = faces
         self._threads = threads
         self._device = device
-        self._segments = 1 if device.type == "cpu" else _GPU_SEGMENTS
+        self._segments = Halving(1 if device.type == "cpu" else _GPU_SEGMENTS)
         self._gpu = device if gpu_decoding and device.type == "cuda" else None
         self._still = still
         self._detector = detector.load_detector().to(device)
@@ -103,17 +109,13 @@ class FrameBackend:
             listener: is told how it goes on.
 
         Raises:
-            UserError: the video cannot be read or shows no face.
+            UserError: the video cannot be read or shows no face, or is too large for the GPU.
         """
-        frames = 0
-        with self._opened(path) as video:
-            listener.expect(path, video.frames or 0)
-            tracks = Tracks(self._source(path, video.batch_frames), self._extractor)
-            for batch in joined(ahead(video), self._segments, self._device):
-                tracks.add(batch)
-                frames += len(batch.time_s)
-                listener.advance(len(batch.time_s))
-        faces = tracks.finish()
+        try:
+            video, frames, faces = self._segments(partial(self._followed, path, listener))
+        except torch.OutOfMemoryError as error:
+            advice = "free some of it, or give --device cpu"
+            raise ExtractionError(path, "too little memory on the GPU", advice) from error
         if not any(face.success.any() for face in faces.values()):
             shown = "it shows none" if self._still else f"none of its {frames} frames shows one"
             raise ExtractionError(path, "no face", shown)
@@ -122,6 +124,30 @@ class FrameBackend:
         for number, face in reversed(faces.items()):
             where = place_of_face(place, number) if has_each_face(provenance) else place
             yield face.recording(where, frames, video.rate_hz, self._extractor, provenance)
+
+    def _followed(
+        self, path: Path, listener: Listener, segments: int
+    ) -> tuple[Video | Still, int, dict[int, Face]]:
+        """A video that was read to its end, its number of frames, and its faces.
+
+        Args:
+            path: the video.
+            listener: is told how it goes on.
+            segments: how many to work on at once; results differ by rounding at most.
+        """
+        frames = 0
+        with self._opened(path) as video, closing(ahead(video)) as coming:
+            listener.expect(path, video.frames or 0)
+            try:
+                tracks = Tracks(self._source(path, video.batch_frames), self._extractor)
+                for batch in joined(coming, segments, self._device):
+                    tracks.add(batch)
+                    frames += len(batch.time_s)
+                    listener.advance(len(batch.time_s))
+                return video, frames, tracks.finish()
+            except torch.OutOfMemoryError:
+                listener.advance(-frames)
+                raise
 
     def _opened(self, path: Path) -> Video | Still:
         if self._still:
