@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 import h5py
 import numpy as np
 
-from affect.errors import RecordingError, UserError
+from affect.errors import RecordingError, UnwritableError, UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
 from affect.recording import SCHEMA_VERSION, Provenance, Recording, check
@@ -91,6 +91,28 @@ def read(path: Path, *, identifying: bool = False) -> Recording:
     """
     with _open(path) as file:
         return _from_file(file, identifying)
+
+
+def provenance(path: Path) -> Provenance:
+    """Where the numbers of the recording in a file come from.
+
+    Raises:
+        RecordingError: as `read`.
+    """
+    with _open(path) as file:
+        return _provenance(_attributes_of(file))
+
+
+def remove(path: Path) -> None:
+    """Take a recording out of its cache; one that is not there is no mistake.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnwritableError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
 def verify(path: Path) -> None:
@@ -175,6 +197,13 @@ def find(cache: Path, corpus: str, subject: str, name: str) -> Entry | None:
         return entry(path_of(cache, corpus, subject, name))
     except RecordingError:
         return None
+
+
+def names(cache: Path, corpus: str, subject: str) -> list[str]:
+    """What the recordings of a subject are called, in order: the folder's list, no file is read."""
+    folder = path_of(cache, corpus, subject, "").parent
+    found = folder.glob(f"[!.]*{SUFFIX}") if folder.is_dir() else []
+    return sorted(unquote(path.name.removesuffix(SUFFIX)) for path in found)
 
 
 def checksum(recording: Recording) -> str:
@@ -357,13 +386,17 @@ def _from_file(file: h5py.File, identifying: bool) -> Recording:
         raters=tuple(json.loads(attributes["raters"])),
         truth=_group(file, "truth"),
         identifying=_group(file, "identifying") if identifying else {},
-        provenance=Provenance(
-            backend=str(attributes["backend"]),
-            backend_version=str(attributes["backend_version"]),
-            source_sha256=str(attributes["source_sha256"]),
-            weights_sha256=str(attributes["weights_sha256"]),
-            parameters=json.loads(attributes["parameters"]),
-        ),
+        provenance=_provenance(attributes),
+    )
+
+
+def _provenance(attributes: Mapping[str, Any]) -> Provenance:
+    return Provenance(
+        backend=str(attributes["backend"]),
+        backend_version=str(attributes["backend_version"]),
+        source_sha256=str(attributes["source_sha256"]),
+        weights_sha256=str(attributes["weights_sha256"]),
+        parameters=json.loads(attributes["parameters"]),
     )
 
 

@@ -301,3 +301,27 @@ def test_listing_opens_no_hdf5(tmp_path, monkeypatch):
 def test_a_missing_cache_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match="make one with `affect extract`"):
         store.entries(tmp_path / "none")
+
+
+def test_a_subjects_recordings_are_named_without_reading_them(tmp_path):
+    for name in ("b/1", "a"):
+        path = store.write(recording(name=name), tmp_path)
+    path.write_bytes(b"nothing")
+    (path.parent / ".b.h5").touch()
+    (path.parent / "notes.txt").touch()
+    assert store.names(tmp_path, "toy", "P1") == ["a", "b/1"]
+    assert store.names(tmp_path, "toy", "P2") == []
+
+
+def test_provenance_is_read_alone(tmp_path):
+    written = full_recording()
+    assert store.provenance(store.write(written, tmp_path)) == written.provenance
+
+
+def test_what_cannot_be_removed_is_told(tmp_path):
+    path = store.write(recording(), tmp_path)
+    store.remove(path)
+    store.remove(path)
+    assert not path.exists()
+    with pytest.raises(UserError, match=r"cannot remove .*P1"):
+        store.remove(path.parent)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from affect.data.timeline import Place
 from affect.errors import UserError
+from affect.recording import Provenance
+
+_FACE = re.compile(r"(?P<video>.+)-face\d+")
 
 
 def places_of(
@@ -40,6 +43,22 @@ def places_of(
             )
         places[place] = path
     return places
+
+
+def has_each_face(provenance: Provenance) -> bool:
+    """Whether a recording is of one of all faces of its video, and bears the face's name."""
+    return provenance.parameters.get("faces") == "all"
+
+
+def place_of_face(place: Place, number: int) -> Place:
+    """Where the recording of one of all faces of a video belongs."""
+    return place._replace(name=f"{place.name}-face{number}")
+
+
+def video_of_face(name: str) -> str:
+    """The video's name in that of a face's recording; empty where it can be none."""
+    match = _FACE.fullmatch(name)
+    return match["video"] if match else ""
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:

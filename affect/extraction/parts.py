@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from affect.errors import UserError
+Made = TypeVar("Made")
+
+
+class Halving:
+    """How much to work on at once: halved where a GPU's memory runs out, and it stays so.
+
+    Args:
+        size: at first, 1 or more.
+
+    Attributes:
+        size: now.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, work: Callable[[int], Made], most: int | None = None) -> Made:
+        """What the work makes, begun again with half as much until it fits.
+
+        Args:
+            work: takes how much to do at once.
+            most: how much there is; None for more than enough.
+
+        Raises:
+            torch.OutOfMemoryError: the memory does not hold the least.
+        """
+        while True:
+            try:
+                return work(self.size)
+            except torch.OutOfMemoryError:
+                if self.size == 1:
+                    raise
+            # Beyond the handler, where the error no longer holds what the work had made.
+            self.size = max(1, min(self.size, most or self.size) // 2)
+            torch.cuda.empty_cache()
 
 
 class InParts:
@@ -21,8 +56,12 @@ class InParts:
     """
 
     def __init__(self, cpu: int, gpu: int = 256) -> None:
-        self.cpu = cpu
-        self.gpu = gpu
+        self._cpu, self._gpu = Halving(cpu), Halving(gpu)
+
+    @property
+    def gpu(self) -> int:
+        """Frames of a part on a GPU now."""
+        return self._gpu.size
 
     def __call__(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """The function's results of all frames.
@@ -32,22 +71,10 @@ class InParts:
             inputs: with one row a frame, all of one length, at least 1.
 
         Raises:
-            UserError: the memory does not hold a single frame's work.
+            torch.OutOfMemoryError: the memory does not hold a single frame's work.
         """
-        if inputs[0].device.type == "cpu":
-            return _applied(function, inputs, self.cpu)
-        while True:
-            try:
-                return _applied(function, inputs, self.gpu)
-            except torch.OutOfMemoryError as error:
-                if self.gpu == 1:
-                    raise UserError(
-                        "the GPU's memory does not hold the work on one frame: free it, or give "
-                        "--device cpu"
-                    ) from error
-            # Beyond the handler, where the error no longer holds what the function had made.
-            self.gpu = max(1, min(self.gpu, len(inputs[0])) // 2)
-            torch.cuda.empty_cache()
+        halving = self._cpu if inputs[0].device.type == "cpu" else self._gpu
+        return halving(lambda frames: _applied(function, inputs, frames), len(inputs[0]))
 
 
 def _applied(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], frames: int) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from affect import store
+from affect.data.naming import has_each_face, place_of_face
 from affect.data.timeline import Place
 from affect.errors import UserError
 from affect.extraction.backends.protocol import Backend, Listener
+from affect.extraction.cached import Cached
 from affect.extraction.container import require_content
 from affect.extraction.failures import ExtractionError
 from affect.recording import Provenance, Recording
@@ -21,6 +23,9 @@ T = TypeVar("T")
 
 DEFECT = "a defect of affect"
 """The cause of failures that no user can mend."""
+
+_NAMED = 3
+"""Recordings that a message names."""
 
 
 @dataclass
@@ -67,8 +72,11 @@ def extract(
         force: extract again what is cached under the same identity with all that is to be kept.
         listener: is told how it goes on.
     """
+    cached = Cached(cache)
     for place, path in files.items():
-        yield extract_one(place, path, cache, backend, force=force, listener=listener)
+        yield extract_one(
+            place, path, cache, backend, force=force, listener=listener, cached=cached
+        )
 
 
 def extract_one(
@@ -79,21 +87,36 @@ def extract_one(
     *,
     force: bool = False,
     listener: Listener | None = None,
+    cached: Cached | None = None,
 ) -> Extracted:
-    """Put the recordings of one file into a cache; arguments as for `extract`."""
+    """Put the recordings of one file into a cache, in the place of those that it held of the file.
+
+    Args:
+        place: where they belong.
+        path: the file.
+        cache: as for `extract`.
+        backend: likewise.
+        force: likewise.
+        listener: likewise.
+        cached: what the cache holds; None to look at its folder anew.
+    """
     done = Extracted(path)
     noting = Noting(done.notes, listener or Listener())
     with failing_alone(done):
         require_content(path)
         provenance = backend.provenance(path)
-        cached = [] if force else _cached(cache, place)
-        if any(_serves(entry, provenance, backend) for entry in cached):
+        held = (cached or Cached(cache)).of(place, provenance)
+        if not force and _serve(held, place, provenance, backend):
             done.skipped = True
-        else:
-            _refuse_other_backend(cached, path, backend)
-            for recording in backend.recordings(path, place, provenance, noting):
-                store.write(recording, cache)
-                _count(done, recording)
+            return done
+        if not force:
+            _refuse_other_options(held, provenance, path)
+        for recording in backend.recordings(path, place, provenance, noting):
+            store.write(recording, cache)
+            _count(done, recording)
+        for entry in held:
+            if entry.key not in done.keys:
+                store.remove(entry.path)
     return done
 
 
@@ -141,29 +164,47 @@ class Noting(Listener):
         self._notes.append(text)
 
 
-def _cached(cache: Path, place: Place) -> list[Entry]:
-    """What the cache holds of a file; of several faces, the first stands for all."""
-    names = (place.name, f"{place.name}-face0")
-    entries = (store.find(cache, place.corpus, place.subject, name) for name in names)
-    return [entry for entry in entries if entry is not None]
+def _serve(held: Sequence[Entry], place: Place, provenance: Provenance, backend: Backend) -> bool:
+    """Whether they have the numbers that are asked for, what is to be kept, and nothing else.
+
+    Of several faces, the first stands for all: it was written last.
+    """
+    each = has_each_face(provenance)
+    first = place_of_face(place, 0) if each else place
+    return any(entry.name == first.name for entry in held) and all(
+        entry.identity == provenance.identity
+        and (entry.name != place.name) == each
+        and backend.keep <= set(entry.identifying)
+        for entry in held
+    )
 
 
-def _serves(entry: Entry, provenance: Provenance, backend: Backend) -> bool:
-    """Whether it has the numbers that are asked for, and what is to be kept, or more."""
-    return entry.identity == provenance.identity and backend.keep <= set(entry.identifying)
+def _refuse_other_options(held: Sequence[Entry], provenance: Provenance, path: Path) -> None:
+    """Other numbers of the same kind are replaced; those of another backend only by `--force`.
 
-
-def _refuse_other_backend(cached: Iterable[Entry], path: Path, backend: Backend) -> None:
-    """Other numbers of the same kind are replaced; those of another backend only by `--force`."""
-    for entry in cached:
-        other = store.read(entry.path).provenance.backend
-        if other != backend.name:
+    So are those of all faces where the largest is asked for, and the other way round: side by side
+    they would count as several videos.
+    """
+    others = [entry for entry in held if entry.identity != provenance.identity]
+    origins = [store.provenance(entry.path) for entry in others]
+    for other in origins:
+        if other.backend != provenance.backend:
             raise ExtractionError(
                 path,
-                f"in the cache from {other}",
-                f"give --backend {other}, another --cache or --corpus, or --force to replace it "
-                f"by {backend.name}",
+                f"in the cache from {other.backend}",
+                f"give --backend {other.backend}, another --cache or --corpus, or --force to "
+                f"replace it by {provenance.backend}",
             )
+    each = has_each_face(provenance)
+    names = [e.name for e, o in zip(others, origins, strict=True) if has_each_face(o) != each]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise ExtractionError(
+            path,
+            f"in the cache from --faces {'largest' if each else 'all'}",
+            "give another --cache or --corpus, or --force to replace "
+            f"{', '.join(names[:_NAMED])}{more}",
+        )
 
 
 def _count(done: Extracted, recording: Recording) -> None:

@@ -35,8 +35,9 @@ class Progress(Listener):
 
     def expect(self, path: Path, frames: int) -> None:
         """See `Listener`."""
-        self._frames += frames
-        self._bytes += self._unopened.pop(path, 0) if frames else 0
+        if frames and path in self._unopened:  # else it is read again
+            self._frames += frames
+            self._bytes += self._unopened.pop(path)
         self._guess_total()
 
     def advance(self, frames: int) -> None:

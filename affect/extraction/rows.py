@@ -34,11 +34,11 @@ class Rows:
         self._count = end
 
     def all(self) -> Shaped[np.ndarray, "T ..."]:
-        """All rows.
+        """All rows, in memory of their own.
 
         Raises:
             ValueError: there was none.
         """
         if self._rows is None:
             raise ValueError("no rows were added")
-        return self._rows[: self._count]
+        return self._rows[: self._count].copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -12,8 +12,11 @@ import torch
 from affect.extraction.video import FrameBatch
 
 
-def ahead(batches: Iterable[FrameBatch]) -> Iterator[FrameBatch]:
-    """The same batches, the next one decoded by a thread while this one is worked on."""
+def ahead(batches: Iterable[FrameBatch]) -> Generator[FrameBatch, None, None]:
+    """The same batches, the next one decoded by a thread while this one is worked on.
+
+    Closed early, it waits for the thread.
+    """
     iterator = iter(batches)
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, iterator, None)

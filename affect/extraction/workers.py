@@ -19,6 +19,7 @@ from pathlib import Path
 from affect.data.timeline import Place
 from affect.extraction.backends import choice
 from affect.extraction.backends.protocol import Listener
+from affect.extraction.cached import Cached
 from affect.extraction.pipeline import Extracted, extract_one
 from affect.extraction.processor import settle
 
@@ -170,9 +171,13 @@ def _serve(connection: Connection, task: Task) -> None:
     settle()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         backend = choice.make(task.options)
+        listener, cached = _Telling(connection), Cached(task.cache)
         while True:
             place, path = connection.recv()
             done = extract_one(
-                place, path, task.cache, backend, force=task.force, listener=_Telling(connection)
+                *(place, path, task.cache, backend),
+                force=task.force,
+                listener=listener,
+                cached=cached,
             )
             connection.send(done)

@@ -36,7 +36,11 @@ class Features:
 
 @runtime_checkable
 class FaceFeatures(Protocol):
-    """The features of one face of one video, from batches of its frames in order."""
+    """The features of one face of one video, from batches of its frames in order.
+
+    Of the frames before the face comes and after it goes, eight are enough: leaving out others, an
+    even number of them before, changes nothing in those in which it is there.
+    """
 
     def add(
         self,

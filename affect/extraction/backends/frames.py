@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import affect
 from affect.data.importing import sha256_of
+from affect.data.naming import has_each_face, place_of_face
 from affect.data.timeline import Place
-from affect.extraction.backends.features import FaceFeatures, FeatureExtractor
+from affect.extraction.backends.features import FeatureExtractor
 from affect.extraction.backends.protocol import Listener
+from affect.extraction.backends.tracks import Face, Tracks
 from affect.extraction.faces import detector, landmarks, networks
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
 from affect.extraction.faces.tracker import (
@@ -23,18 +25,20 @@ from affect.extraction.faces.tracker import (
     Faces,
     FaceTracker,
     LandmarkSource,
-    TrackedFace,
 )
 from affect.extraction.failures import ExtractionError
 from affect.extraction.image import IMAGE_SUFFIXES, Still
-from affect.extraction.rows import Rows
+from affect.extraction.parts import Halving
 from affect.extraction.stream import ahead, joined
 from affect.extraction.ticks import ticks_of
-from affect.extraction.video import SUFFIXES, FrameBatch, Video
+from affect.extraction.video import SUFFIXES, Video
 from affect.recording import Provenance, Recording
 
 _GPU_SEGMENTS = 8
-"""Segments a batch on a GPU, which small batches leave idle."""
+"""Segments a batch on a GPU, which small batches leave idle.
+
+Where its memory runs out in any step, a video begins again with half as many.
+"""
 
 
 class FrameBackend:
@@ -66,7 +70,7 @@ class FrameBackend:
         self._faces: Faces = faces
         self._threads = threads
         self._device = device
-        self._segments = 1 if device.type == "cpu" else _GPU_SEGMENTS
+        self._segments = Halving(1 if device.type == "cpu" else _GPU_SEGMENTS)
         self._gpu = device if gpu_decoding and device.type == "cuda" else None
         self._still = still
         self._detector = detector.load_detector().to(device)
@@ -105,27 +109,45 @@ class FrameBackend:
             listener: is told how it goes on.
 
         Raises:
-            UserError: the video cannot be read or shows no face.
+            UserError: the video cannot be read or shows no face, or is too large for the GPU.
         """
-        tracks: dict[int, _Track] = {}
-        frames = 0
-        with self._opened(path) as video:
-            listener.expect(path, video.frames or 0)
-            source = self._source(path, video.batch_frames)
-            for batch in joined(ahead(video), self._segments, self._device):
-                _add(tracks, source, batch, self._extractor, frames)
-                frames += len(batch.time_s)
-                listener.advance(len(batch.time_s))
-        if not any(track.seen for track in tracks.values()):
+        try:
+            video, frames, faces = self._segments(partial(self._followed, path, listener))
+        except torch.OutOfMemoryError as error:
+            advice = "free some of it, or give --device cpu"
+            raise ExtractionError(path, "too little memory on the GPU", advice) from error
+        if not any(face.success.any() for face in faces.values()):
             shown = "it shows none" if self._still else f"none of its {frames} frames shows one"
             raise ExtractionError(path, "no face", shown)
         _tell_of_damage(video, frames, listener)
         # The first face comes last: where it is cached, so are the others.
-        for number, track in sorted(tracks.items(), reverse=True):
-            name = f"{place.name}-face{number}" if self._faces == "all" else place.name
-            yield track.recording(
-                place._replace(name=name), video.rate_hz, self._extractor, provenance
-            )
+        for number, face in reversed(faces.items()):
+            where = place_of_face(place, number) if has_each_face(provenance) else place
+            yield face.recording(where, frames, video.rate_hz, self._extractor, provenance)
+
+    def _followed(
+        self, path: Path, listener: Listener, segments: int
+    ) -> tuple[Video | Still, int, dict[int, Face]]:
+        """A video that was read to its end, its number of frames, and its faces.
+
+        Args:
+            path: the video.
+            listener: is told how it goes on.
+            segments: how many to work on at once; results differ by rounding at most.
+        """
+        frames = 0
+        with self._opened(path) as video, closing(ahead(video)) as coming:
+            listener.expect(path, video.frames or 0)
+            try:
+                tracks = Tracks(self._source(path, video.batch_frames), self._extractor)
+                for batch in joined(coming, segments, self._device):
+                    tracks.add(batch)
+                    frames += len(batch.time_s)
+                    listener.advance(len(batch.time_s))
+                return video, frames, tracks.finish()
+            except torch.OutOfMemoryError:
+                listener.advance(-frames)
+                raise
 
     def _opened(self, path: Path) -> Video | Still:
         if self._still:
@@ -141,77 +163,8 @@ class FrameBackend:
         )
 
 
-@dataclass(eq=False)
-class _Track:
-    """One face so far."""
-
-    features: FaceFeatures
-    success: Rows = field(default_factory=Rows)
-    confidence: Rows = field(default_factory=Rows)
-
-    @property
-    def seen(self) -> bool:
-        """Whether the face was there in any frame."""
-        return bool(self.success.all().any())
-
-    def add(self, batch: FrameBatch, face: TrackedFace) -> None:
-        self.features.add(batch.pixels, face.landmarks, face.success)
-        self.success.add(face.success)
-        self.confidence.add(face.confidence.float())
-
-    def recording(
-        self, place: Place, rate_hz: float, extractor: FeatureExtractor, provenance: Provenance
-    ) -> Recording:
-        features = self.features.finish()
-        success = self.success.all()
-        return Recording(
-            corpus=place.corpus,
-            subject=place.subject,
-            name=place.name,
-            rate_hz=rate_hz,
-            time_s=np.arange(len(success)) / rate_hz,
-            intensity=np.where(success[:, None], features.intensity, np.nan).astype(np.float32),
-            intensity_names=extractor.intensity_names,
-            presence=features.presence * success[:, None].astype(np.uint8),
-            presence_names=extractor.presence_names,
-            confidence=self.confidence.all(),
-            success=success,
-            annotations={},
-            provenance=provenance,
-            identifying=features.identifying,
-        )
-
-
-def _add(
-    tracks: dict[int, _Track],
-    source: LandmarkSource,
-    batch: FrameBatch,
-    extractor: FeatureExtractor,
-    frames_before: int,
-) -> None:
-    """Hand a batch to every face's features; a new face was absent in the frames before."""
-    faces = source.track(batch)
-    for number in faces.keys() - tracks.keys():
-        tracks[number] = _Track(extractor.begin())
-        for start in range(0, frames_before, SEGMENT_FRAMES):
-            tracks[number].add(*_absent(batch, min(SEGMENT_FRAMES, frames_before - start)))
-    for number, track in tracks.items():
-        if number in faces:
-            track.add(batch, faces[number])
-        else:
-            track.add(*_absent(batch, len(batch.time_s)))
-
-
 def _tell_of_damage(video: Video | Still, frames: int, listener: Listener) -> None:
     if video.errors:
         listener.note(f"{video.path}: {video.errors} of {frames} frames could not be decoded")
     if video.ended_early:
         listener.note(f"{video.path}: ends after {frames} of {video.frames} frames: is it cut off?")
-
-
-def _absent(batch: FrameBatch, count: int) -> tuple[FrameBatch, TrackedFace]:
-    """Frames without a face; their pixels are not looked at."""
-    pixels = batch.pixels[:1].expand(count, -1, -1, -1)
-    empty = FrameBatch(pixels, np.zeros(count), np.zeros(count, bool))
-    nowhere = torch.full((count, landmarks.POINTS, 2), torch.nan)
-    return empty, TrackedFace(nowhere, torch.zeros(count, dtype=torch.bool), torch.zeros(count))

@@ -14,10 +14,13 @@ class Listener:
     """Hears how the extraction of a file goes on; this one does not mind."""
 
     def expect(self, path: Path, frames: int) -> None:
-        """A file was opened, and has so many frames by its header; 0 where it does not say."""
+        """A file was opened, and has so many frames by its header; 0 where it does not say.
+
+        A file may be opened again, after `advance` has taken back the frames that were done.
+        """
 
     def advance(self, frames: int) -> None:
-        """So many frames more are done."""
+        """So many frames more are done, or fewer where it is below 0."""
 
     def note(self, text: str) -> None:
         """Something that a user should know of a file that was extracted all the same."""

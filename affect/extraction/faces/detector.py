@@ -119,9 +119,12 @@ class FaceDetector(nn.Module):
         """
         if size % _STRIDE:
             raise ValueError(f"the detector's input size must be a multiple of {_STRIDE}: {size}")
-        rgb = squared(pixels, size).flip(1)
-        images = (rgb - self.mean[:, None, None]) / 255
-        encoded = self._in_parts(self.encode, images)  # [N 25 h w]
+
+        def encoded_at_size(pixels: Tensor) -> Tensor:
+            rgb = squared(pixels, size).flip(1)
+            return self.encode((rgb - self.mean[:, None, None]) / 255)
+
+        encoded = self._in_parts(encoded_at_size, pixels)  # [N 25 h w]
         return self._decoded(encoded, scale=max(pixels.shape[1:3]) / size)
 
     def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 25 h w"]:

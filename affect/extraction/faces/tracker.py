@@ -65,6 +65,10 @@ class LandmarkSource(Protocol):
         """The faces of the next frames by their number in the video."""
         ...
 
+    def remembered(self) -> frozenset[int]:
+        """The numbers of the faces that may be in the next frames again; others are over."""
+        ...
+
 
 @dataclass(eq=False)
 class _Seen:
@@ -143,6 +147,7 @@ class FaceTracker:
         self._every = every
         self._segment_frames = segment_frames
         self._known: dict[int, _Seen] = {}
+        self._time_s = 0.0
         self._numbers = 0
         self._before: _Before | None = None
 
@@ -166,7 +171,12 @@ class FaceTracker:
         last = len(pixels) - 1
         ends = {n: path.end() for n, path in paths.items() if int(path.frames[-1]) == last}
         self._before = _Before(len(found[last][1]), ends)
+        self._time_s = float(batch.time_s[last])
         return faces
+
+    def remembered(self) -> frozenset[int]:
+        """The numbers of the faces that may be in the next frames again; others are over."""
+        return frozenset({0} if self._faces == "largest" else self._known_at(self._time_s))
 
     def _look(
         self, pixels: Tensor, decoded: Bool[np.ndarray, " N"]
@@ -213,12 +223,8 @@ class FaceTracker:
         """The row and the number of each face that is followed in a frame."""
         if not len(boxes):
             return []
-        known = {
-            number: seen
-            for number, seen in self._known.items()
-            if time_s - seen.time_s <= _FORGOTTEN_S
-        }
-        pairs = _matched(boxes, known)
+        self._known = self._known_at(time_s)
+        pairs = _matched(boxes, self._known)
         if self._faces == "largest":
             pairs = pairs[:1] or [(_largest(boxes), 0)]
         else:
@@ -227,6 +233,14 @@ class FaceTracker:
         for row, number in pairs:
             self._known[number] = _Seen(boxes[row], time_s)
         return pairs
+
+    def _known_at(self, time_s: float) -> dict[int, _Seen]:
+        """The faces that are not forgotten at a time."""
+        return {
+            number: seen
+            for number, seen in self._known.items()
+            if time_s - seen.time_s <= _FORGOTTEN_S
+        }
 
     def _new(self) -> int:
         self._numbers += 1

@@ -67,14 +67,16 @@ class RunningMedian:
 class _Histogram:
     """Counts of K elements in bins, and the bin of each element's median.
 
-    The median's bin is moved from where it was: after the first frames by few bins only.
+    The median's bin is moved from where it was: after the first frames by few bins only. Counts are
+    narrow until one of them could overflow: most faces are not there for that long.
     """
 
     def __init__(
         self, elements: int, bins: int, low: float, high: float, device: torch.device
     ) -> None:
         self._bins, self._low, self._length = bins, low, high - low
-        self._counts = torch.zeros(elements, bins, dtype=torch.int32, device=device)
+        self._counts = torch.zeros(elements, bins, dtype=torch.int16, device=device)
+        self._added = 0
         self._bin = torch.zeros(elements, dtype=torch.int64, device=device)
         self._below = torch.zeros(elements, dtype=torch.int32, device=device)
         self._only: Tensor | None = None
@@ -82,7 +84,10 @@ class _Histogram:
     def add(self, values: Float[Tensor, "T K"]) -> None:
         place = (values.double() - self._low) * self._bins / self._length
         place = place.trunc().long().clamp(0, self._bins - 1)
-        ones = torch.ones_like(place, dtype=torch.int32)
+        self._added += len(values)
+        if self._added > torch.iinfo(self._counts.dtype).max:
+            self._counts = self._counts.int()
+        ones = torch.ones_like(place, dtype=self._counts.dtype)
         self._counts.scatter_add_(1, place.T, ones.T)
         self._below += (place < self._bin).sum(0, dtype=torch.int32)
         self._only = values[0].double()

@@ -135,7 +135,7 @@ class VideoUnits:
     def finish(self) -> ActionUnits:
         """The action units of all frames."""
         final = self._stage.scores_of_median(self._median.median()).cpu().numpy()
-        scores, seen = self._scores.all().copy(), self._success.all()
+        scores, seen = self._scores.all(), self._success.all()
         scores[~self._settled.all()] -= final
         weights = self._stage.weights
         of_intensity, of_presence = np.split(scores, [len(weights.intensities.names)], 1)
