@@ -419,3 +419,15 @@ def test_workers_change_no_bit(corpus):
     assert_equal(weights(one), weights(other))
     for name in ("ccc/mean", "loss/mean"):
         assert one.record["metrics"][f"test/{name}"] == other.record["metrics"][f"test/{name}"]
+
+
+def test_a_budget_ends_the_run_before_it_is_overdrawn(corpus):
+    privacy = PrivacyConfig("central", noise_multiplier=3.0, delta=0.01, max_epsilon=2.0)
+    run = federate(experiment(corpus, {"rounds": 50, "privacy": privacy}), draw=nothing)
+    rows = table(run.folder / "metrics.csv")
+    spent = [float(row["epsilon"]) for row in rows]
+    assert 1 < len(spent) < 50
+    assert spent == sorted(spent)
+    assert spent[-1] <= 2.0
+    assert run.record["federation"]["0"]["rounds"] == len(spent)
+    assert run.record["status"] == "done"

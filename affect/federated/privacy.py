@@ -28,6 +28,9 @@ from affect.config import FederationConfig, PrivacyConfig
 from affect.errors import UserError
 from affect.federated.strategy import Update
 
+_ORDERS = tuple(float(order) for order in (*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 512))
+"""Of Renyi's divergence: whole ones, whose series are finite and always converge."""
+
 _MEANS = {"fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"}
 
 
@@ -156,6 +159,6 @@ def spent(config: FederationConfig, clients: int, expected: int, rounds: int) ->
         sampling_method=SamplingMethod.POISSON if central else SamplingMethod.NO_AMPLIFICATION,
     )
     multiplier = privacy.noise_multiplier if central else privacy.noise_multiplier / 2
-    accountant = RdpAccountant(accounted)
+    accountant = RdpAccountant(accounted, _ORDERS)
     accountant.compose(GaussianPrivacyEvent(multiplier, expected, clients), rounds)
     return accountant.get_epsilon(accounted.target_delta)
