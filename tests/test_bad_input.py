@@ -331,7 +331,11 @@ CASES: list[Case] = [
     ("import of no source", fixed("import", "recola", "AT/x", "--cache", "AT/c"), ("at AT/x",)),
     ("info of an empty cache", empty_folder("info"), ("no recordings in AT/cache", "`affect")),
     ("verify of an empty cache", empty_folder("verify"), ("no recordings in AT/cache", "`affect")),
-    ("fit on an empty cache", empty_folder("fit"), ("no recordings in AT/cache", "`affect extract`")),
+    (
+        "fit on an empty cache",
+        empty_folder("fit"),
+        ("no recordings in AT/cache", "`affect extract`"),
+    ),
     (
         "predict on an empty cache",
         predicts(lambda place: place.cache.mkdir()),
