@@ -98,9 +98,10 @@ def short_table(at):
     clips.face(at / "a.mp4", clips.grey(12), rows=11, **LOSSY)
 
 
-def empty_table(at):
-    clips.write(at / "a.mp4", clips.grey(12), **LOSSY)
-    (at / "a.csv").touch()
+def damaged_table(at):
+    clips.face(at / "a.mp4", clips.grey(12), **LOSSY)
+    content = (at / "a.csv").read_bytes()
+    (at / "a.csv").write_bytes(content[:-40] + b"\xff" * 40)
 
 
 FAILED = [
@@ -151,7 +152,7 @@ FAILED = [
         "landmarks that do not fit",
         "AT/a.csv: landmarks that do not fit: it has 11 rows, its video 12 frames",
     ),
-    ("an empty table", empty_table, "other", "AT/a.csv is empty: export it again"),
+    ("a damaged table", damaged_table, "other", "cannot read AT/a.csv: 'utf-8' codec can't"),
 ]
 
 
@@ -171,6 +172,40 @@ def test_a_video_that_fails_is_told_and_costs_no_other(set_up, cause, line, good
     assert "Traceback" not in err
     assert recordings(cache) == ["videos/good/good.h5"]
     assert main(["verify", str(cache)]) == 0
+
+
+OTHER_TABLES = {
+    "empty": b"",
+    "blank lines": b"\n\n",
+    "ratings": b"time,valence\n0,1\n",
+    "not UTF-8": "time;Gefühl\n0;1\n".encode("latin-1"),
+    "UTF-16": "time,valence\n0,1\n".encode("utf-16"),
+    "no text": bytes(range(256)) * 1000,
+    "action units alone": b"frame, timestamp, confidence, success, AU01_r\n1, 0, .9, 1, .5\n",
+    "its header cut": b"frame, face_id, timestamp, confi",
+}
+
+
+@pytest.mark.parametrize("content", OTHER_TABLES.values(), ids=OTHER_TABLES)
+def test_a_table_of_something_else_is_told_and_the_network_looks(content, good, tmp_path, capfd):
+    clips.write(tmp_path / "a.mp4", clips.grey(12), **LOSSY)
+    (tmp_path / "a.csv").write_bytes(content)
+    assert extract(tmp_path / "cache", tmp_path / "a.mp4", good) == 2
+    note, failure, _ = lines(capfd.readouterr().err)
+    assert note.startswith(f"affect: {tmp_path}/a.csv: holds no landmarks of OpenFace: ")
+    assert failure.startswith(f"affect: {tmp_path}/a.mp4: no face: none of its 12 frames")
+
+
+@pytest.mark.real_data
+def test_ratings_beside_a_real_clip_change_nothing(tmp_path):
+    if not VIDEOS.is_dir():
+        pytest.skip("no clips at ../shared/videos")
+    (tmp_path / "a.mp4").symlink_to(VIDEOS / "single_face.mp4")
+    assert extract(tmp_path / "alone", tmp_path / "a.mp4") == 0
+    (tmp_path / "a.csv").write_bytes(OTHER_TABLES["ratings"])
+    assert extract(tmp_path / "beside", tmp_path / "a.mp4") == 0
+    one, other = (store.path_of(tmp_path / c, "videos", "a", "a") for c in ("alone", "beside"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_file_that_the_user_may_not_read_is_told(good, tmp_path, capsys):

@@ -107,6 +107,7 @@ class FrameBackend:
         Raises:
             UserError: the video cannot be read or shows no face.
         """
+        _tell_of_other_csv(path, listener)
         tracks: dict[int, _Track] = {}
         frames = 0
         with self._opened(path) as video:
@@ -200,6 +201,12 @@ def _add(
             track.add(batch, faces[number])
         else:
             track.add(*_absent(batch, len(batch.time_s)))
+
+
+def _tell_of_other_csv(path: Path, listener: Listener) -> None:
+    other = path.with_suffix(".csv")
+    if other.is_file() and csv_beside(path) is None:
+        listener.note(f"{other}: holds no landmarks of OpenFace: the built-in network is used")
 
 
 def _tell_of_damage(video: Video | Still, frames: int, listener: Listener) -> None:
