@@ -133,11 +133,25 @@ def check(recording: Recording) -> None:
             raise RecordingError(f"recording {recording.key}: {message}")
 
 
+def check_names(corpus: str, subject: str, name: str) -> None:
+    """Verify what a recording is called, before there is one.
+
+    Raises:
+        RecordingError: naming the first that breaks the format.
+    """
+    for broken, message in _name_invariants(corpus, subject, name):
+        if broken:
+            raise RecordingError(message)
+
+
+def _name_invariants(corpus: str, subject: str, name: str):  # noqa: ANN202 - as `_invariants`
+    for part, text in (("corpus", corpus), ("subject", subject), ("name", name)):
+        yield not (text and text.isprintable()), f"its {part} {text!r} is empty or not printable"
+
+
 def _invariants(rec: Recording):  # noqa: ANN202 - pairs of (broken, message), lazily in order
     frames, rate_hz = rec.frames, rec.rate_hz
-    for part in ("corpus", "subject", "name"):
-        text = getattr(rec, part)
-        yield not (text and text.isprintable()), f"its {part} {text!r} is empty or not printable"
+    yield from _name_invariants(rec.corpus, rec.subject, rec.name)
     yield not (np.isfinite(rate_hz) and rate_hz > 0), f"rate_hz is {rate_hz}, not above 0"
     yield frames == 0, "it has no frames"
     yield not np.isfinite(rec.time_s).all(), "time_s has values that are not finite"

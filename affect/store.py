@@ -25,12 +25,14 @@ import numpy as np
 from affect.errors import RecordingError, UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
-from affect.recording import SCHEMA_VERSION, Provenance, Recording, check
+from affect.recording import SCHEMA_VERSION, Provenance, Recording, check, check_names
 
 SUFFIX = ".h5"
 _HEADER_BYTES = 512
 _HEADER_KEYS = {"bytes", "frames", "rate_hz", "faces", "identity"}
 _AGAIN = "remove it and import it again"
+_LONGEST_NAME_BYTES = 255
+"""What file systems take for a file's or a folder's name."""
 _RESERVED = '/\\:*?"<>|%'
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
@@ -61,6 +63,18 @@ class Entry:
 def path_of(cache: Path, corpus: str, subject: str, name: str) -> Path:
     """Where a cache keeps a recording; characters that a file name cannot hold are %-encoded."""
     return cache / _encode(corpus) / _encode(subject) / (_encode(name) + SUFFIX)
+
+
+def require_names(corpus: str, subject: str, name: str) -> None:
+    """Refuse what no cache can call a recording, before there is one.
+
+    Raises:
+        RecordingError: a name is empty, not printable, or too long for a disk.
+    """
+    check_names(corpus, subject, name)
+    for part in path_of(Path(), corpus, subject, name).parts:
+        if len(part.encode()) > _LONGEST_NAME_BYTES:
+            raise RecordingError(f"{part!r} is longer than {_LONGEST_NAME_BYTES} bytes")
 
 
 def write(recording: Recording, cache: Path) -> Path:

@@ -21,6 +21,7 @@ import pytest
 
 from affect import store
 from affect.cli import main
+from affect.extraction.backends.frames import FrameBackend
 from affect.extraction.ticks import ticks_of
 from tests import clips, openface_models
 
@@ -206,6 +207,29 @@ def test_ratings_beside_a_real_clip_change_nothing(tmp_path):
     assert extract(tmp_path / "beside", tmp_path / "a.mp4") == 0
     one, other = (store.path_of(tmp_path / c, "videos", "a", "a") for c in ("alone", "beside"))
     assert one.read_bytes() == other.read_bytes()
+
+
+UNSTORABLE = {
+    "a line break": ("a\nb.mkv", (), "its subject 'a\\nb' is empty or not printable"),
+    "no text": (os.fsdecode(b"\xff.mkv"), (), r"its subject '\udcff' is empty or not printable"),
+    "too long for a disk": ("%" * 90 + ".mkv", (), "' is longer than 255 bytes"),
+    "no subject": ("a.mkv", ("--pattern", "(?P<subject>x)?.*"), "its subject '' is empty or not"),
+    "no corpus": ("a.mkv", ("--corpus", ""), "its corpus '' is empty or not printable"),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "line"), UNSTORABLE.values(), ids=UNSTORABLE)
+def test_a_name_that_cannot_be_stored_is_told_before_decoding(
+    name, options, line, tmp_path, capfd, monkeypatch
+):
+    clips.face(tmp_path / name, clips.grey(12))
+    decoded = []
+    monkeypatch.setattr(FrameBackend, "recordings", lambda *given: decoded.append(given) or [])
+    assert extract(tmp_path / "cache", tmp_path, options=(*PLAIN, "--json", *options)) == 2
+    out, err = capfd.readouterr()
+    assert json.loads(out)["failures"] == {"a name that cannot be stored": 1}
+    assert line in lines(err)[0]
+    assert (decoded, recordings(tmp_path / "cache")) == ([], [])
 
 
 def test_a_file_that_the_user_may_not_read_is_told(good, tmp_path, capsys):

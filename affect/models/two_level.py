@@ -24,6 +24,7 @@ from affect.extraction.backends.choice import Options
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.failures import ExtractionError
 from affect.extraction.geometry import PROXIES
+from affect.extraction.pipeline import refuse_names
 from affect.extraction.video import Video
 from affect.prediction import Prediction
 from affect.recording import OPENFACE_INTENSITIES, Recording, check
@@ -92,6 +93,7 @@ class TwoLevel:
                 network was trained on, or the backend makes other features.
         """
         preparation = self.level_two.preparation
+        refuse_names(place, path)
         _refuse_rate(path, _rate_hz(path), preparation)  # before it is decoded to its end
         found = list(
             self.backend.recordings(
