@@ -200,26 +200,7 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
         "its folder is known, else geometry",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument(
-        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
-    )
-    parser.add_argument(
-        "--openface-bin",
-        type=_path,
-        help="OpenFace's FeatureExtraction (default: in its folder, or on PATH)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        help="of FeatureExtraction, a video (default: 600 for every 1200 frames)",
-    )
-    parser.add_argument(
-        "--faces",
-        choices=("largest", "all"),
-        default="largest",
-        help="the largest face, or all: a recording each",
-    )
+    _add_reading(parser)
     parser.add_argument(
         "--still",
         action="store_true",
@@ -239,9 +220,6 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pattern", help="regular expression with groups subject and recording, of a video's path"
     )
-    parser.add_argument(
-        "--gpu-decoding", action="store_true", help="decode on the GPU as well (not yet measured)"
-    )
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th video")
     parser.add_argument(
         "--jobs",
@@ -251,6 +229,48 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_reading(parser: argparse._ActionsContainer) -> None:
+    """What level 1 takes wherever it reads videos; None where it is not given."""
+    parser.add_argument(
+        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
+    )
+    parser.add_argument(
+        "--openface-bin",
+        type=_path,
+        help="OpenFace's FeatureExtraction (default: in its folder, or on PATH)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="of FeatureExtraction, a video (default: 600 for every 1200 frames)",
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("largest", "all"),
+        help="the largest face (default), or all: a recording each",
+    )
+    parser.add_argument(
+        "--gpu-decoding",
+        action="store_true",
+        default=None,
+        help="decode on the GPU as well (not yet measured)",
+    )
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """The same as `Options` has it."""
+    return {
+        "backend": "auto" if options.backend is None else options.backend,
+        "device": options.device,
+        "openface_home": options.openface_home,
+        "openface_bin": options.openface_bin,
+        "timeout_s": options.timeout,
+        "faces": options.faces or "largest",
+        "gpu_decoding": bool(options.gpu_decoding),
+    }
+
+
 def _extract(options: argparse.Namespace) -> Result:
     from affect.extraction import command
     from affect.extraction.backends.choice import Options
@@ -258,17 +278,7 @@ def _extract(options: argparse.Namespace) -> Result:
     backend, outcomes = command.run(
         options.videos,
         options.cache,
-        Options(
-            backend=options.backend,
-            device=options.device,
-            openface_home=options.openface_home,
-            faces=options.faces,
-            gpu_decoding=options.gpu_decoding,
-            still=options.still,
-            keep=frozenset(options.keep),
-            openface_bin=options.openface_bin,
-            timeout_s=options.timeout,
-        ),
+        Options(**_reading(options), still=options.still, keep=frozenset(options.keep)),
         corpus=options.corpus,
         pattern=options.pattern,
         shard=options.shard,
@@ -445,14 +455,11 @@ def _configure_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     videos = parser.add_argument_group("of videos")
     videos.add_argument(
-        "--backend", help="openface or geometry (default: what the run was trained on)"
+        "--backend",
+        help="openface, geometry or openface-bin (default: what makes the features that the run "
+        "was trained on)",
     )
-    videos.add_argument(
-        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
-    )
-    videos.add_argument(
-        "--faces", choices=("largest", "all"), help="the largest face (default), or each of all"
-    )
+    _add_reading(videos)
 
 
 def _predict(options: argparse.Namespace) -> Result:
@@ -463,7 +470,7 @@ def _predict(options: argparse.Namespace) -> Result:
     run = runs.open_run(options.run)
     if shows_videos(options.source):
         return _predict_videos(run, options)
-    for name in ("backend", "openface_home", "faces"):
+    for name in ("backend", "openface_home", "openface_bin", "timeout", "faces", "gpu_decoding"):
         if getattr(options, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} is for videos, {options.source} holds none: leave it out")
@@ -477,12 +484,7 @@ def _predict_videos(run: Any, options: argparse.Namespace) -> Result:
     from affect.extraction.backends.choice import Options
     from affect.training.videos import predict_videos
 
-    extraction = Options(
-        backend=options.backend or "auto",
-        device=options.device,
-        openface_home=options.openface_home,
-        faces=options.faces or "largest",
-    )
+    extraction = Options(**_reading(options))
     written, outcomes = predict_videos(
         run, options.source, options.out, fold=options.fold, options=extraction
     )

@@ -283,6 +283,30 @@ def test_without_a_program_nothing_starts(program, tmp_path, capsys):
     assert openface_program.calls(program) == []
 
 
+PROGRAM = ("--openface-bin", "FeatureExtraction")
+UNUSED = [
+    (("--backend", "geometry", "--timeout", "9"), "--timeout is for the openface-bin backend"),
+    (("--timeout", "0"), "--timeout is for the openface-bin backend"),
+    (("--backend", "openface", "--timeout", "9"), "--timeout is for the openface-bin backend"),
+    (("--backend", "openface-csv", "--timeout", "9"), "--timeout is for the openface-bin backend"),
+    (("--backend", "geometry", *PROGRAM), "--openface-bin is for the openface-bin backend"),
+    (("--backend", "openface-csv", *PROGRAM), "--openface-bin is for the openface-bin backend"),
+    (("--backend", "openface-csv", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+    (("--backend", "openface-bin", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+    (("--device", "cpu", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+    (("--still", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), UNUSED)
+def test_what_a_backend_has_no_use_for_is_refused(arguments, message, tmp_path, capsys):
+    path, cache = film(tmp_path / "a.mkv"), tmp_path / "cache"
+    assert main(["extract", str(path), "--cache", str(cache), *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"affect: error: {message}")
+    assert (told.count("\n"), cache.exists()) == (1, False)
+
+
 @pytest.mark.parametrize("changed", ["FeatureExtraction", "AU_predictors", "model"])
 def test_other_models_are_another_identity(program, tmp_path, changed):
     path, cache, options = (
