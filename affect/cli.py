@@ -21,6 +21,7 @@ from affect import __version__
 from affect.errors import UserError, suggestion
 
 _LONGEST_LINE = 1000
+_MOST_NAMES = 4
 _OK, _DEFECT, _USER_ERROR, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -317,32 +318,12 @@ def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:
 
 
 def _info(options: argparse.Namespace) -> Result:
-    from affect import store
+    from rich.console import Group
 
-    corpora: dict[str, dict[str, Any]] = {}
-    for entry in store.entries(options.cache):
-        corpus = corpora.setdefault(
-            entry.corpus,
-            {
-                "subjects": set(),
-                "recordings": 0,
-                "frames": 0,
-                "seconds": 0.0,
-                "faces": 0.0,
-                "identifying": set(),
-            },
-        )
-        corpus["subjects"].add(entry.subject)
-        corpus["recordings"] += 1
-        corpus["frames"] += entry.frames
-        corpus["seconds"] += entry.frames / entry.rate_hz
-        corpus["faces"] += entry.faces * entry.frames
-        corpus["identifying"].update(entry.identifying)
-    for corpus in corpora.values():
-        corpus["subjects"] = len(corpus["subjects"])
-        corpus["faces"] = round(corpus["faces"] / corpus["frames"], 4)
-        corpus["seconds"] = round(corpus["seconds"], 2)
-        corpus["identifying"] = sorted(corpus["identifying"])
+    from affect import store
+    from affect.data import contents
+
+    corpora = contents.by_corpus(store.entries(options.cache))
     rows = [
         (
             name,
@@ -353,9 +334,29 @@ def _info(options: argparse.Namespace) -> Result:
         )
         for name, corpus in corpora.items()
     ]
+    kinds = [
+        (
+            name,
+            f"{kind['recordings']:,}",
+            kind["backend"],
+            _spanned([f"{rate_hz:g}" for rate_hz in kind["rates_hz"]]),
+            "\n".join(_spanned(kind[part]) for part in ("features", "presences") if kind[part]),
+            _spanned(kind["annotations"]) or "none",
+        )
+        for name, corpus in corpora.items()
+        for kind in corpus["kinds"]
+    ]
     counts = ("subjects", "recordings", "frames", "hours", "frames with a face", "identifying")
-    data = {"cache": str(options.cache), "corpora": corpora}
-    return Result(_table(("corpus", *counts), rows), data)
+    columns = ("recordings", "backend", "rate (Hz)", "features", "annotations")
+    text = Group(_table(("corpus", *counts), rows), _table(("corpus", *columns), kinds))
+    return Result(text, {"cache": str(options.cache), "corpora": corpora})
+
+
+def _spanned(names: Sequence[str]) -> str:
+    """All of a few names; of more the first, the last and their number."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{names[0]} ... {names[-1]} ({len(names)})"
 
 
 def _verify(options: argparse.Namespace) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,28 @@ class Provenance:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a recording has columns of, and what made them.
+
+    Attributes:
+        backend: as of its provenance.
+        intensity_names, presence_names: of its action units, in order.
+        annotations: its annotations' names, sorted.
+    """
+
+    backend: str
+    intensity_names: tuple[str, ...]
+    presence_names: tuple[str, ...]
+    annotations: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """A short mark of it, hexadecimal: other kinds have other marks."""
+        text = json.dumps([getattr(self, item.name) for item in fields(self)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """One video's action units over time, with its annotations; never pixels.
@@ -116,6 +138,16 @@ class Recording:
     def key(self) -> str:
         """`corpus/subject/name`, unique in a cache."""
         return f"{self.corpus}/{self.subject}/{self.name}"
+
+    @property
+    def kind(self) -> Kind:
+        """What it has columns of."""
+        return Kind(
+            self.provenance.backend,
+            self.intensity_names,
+            self.presence_names,
+            tuple(sorted(self.annotations)),
+        )
 
     def with_annotations(self, annotations: Mapping[str, np.ndarray]) -> Recording:
         """The same recording with other annotations."""

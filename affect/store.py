@@ -25,7 +25,7 @@ import numpy as np
 from affect.errors import RecordingError, UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
-from affect.recording import SCHEMA_VERSION, Provenance, Recording, check, check_names
+from affect.recording import SCHEMA_VERSION, Kind, Provenance, Recording, check, check_names
 
 SUFFIX = ".h5"
 _HEADER_BYTES = 512
@@ -41,7 +41,8 @@ _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "s
 class Entry:
     """A recording as a cache lists it: read from the file's header alone.
 
-    `identifying` names what it holds that identifies people.
+    `identifying` names what it holds that identifies people, `kind` is the digest of its kind;
+    empty in files that were written before headers told it.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Entry:
     faces: float
     identity: str
     identifying: tuple[str, ...]
+    kind: str = ""
 
     @property
     def key(self) -> str:
@@ -107,6 +109,21 @@ def read(path: Path, *, identifying: bool = False) -> Recording:
         return _from_file(file, identifying)
 
 
+def kind_of(path: Path) -> Kind:
+    """What the recording in a file has columns of; no column is read.
+
+    Raises:
+        RecordingError: as for `read`.
+    """
+    with _open(path) as file:
+        return Kind(
+            str(_attributes_of(file)["backend"]),
+            _names(file["au/intensity"]),
+            _names(file["au/presence"]),
+            tuple(sorted(map(unquote, cast("h5py.Group", file.get("annotation", {}))))),
+        )
+
+
 def verify(path: Path) -> None:
     """Check a file's checksum, header and place, and every invariant of the format.
 
@@ -125,7 +142,8 @@ def verify(path: Path) -> None:
     cache = path.parent.parent.parent
     if path != path_of(cache, recording.corpus, recording.subject, recording.name):
         raise RecordingError(f"{path}: it holds {recording.key}; move it back or import it again")
-    if _header(path) != _summary(recording, path.stat().st_size):
+    summary = _summary(recording, path.stat().st_size)
+    if {"kind": summary["kind"], **_header(path)} != summary:
         raise RecordingError(f"{path}: its header does not match its content: {_AGAIN}")
 
 
@@ -137,7 +155,7 @@ def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
     """
     if not cache.is_dir():
         raise UserError(f"no cache at {cache}: make one with `affect extract`, `import` or `synth`")
-    paths = sorted(
+    found = (
         Path(recording.path)
         for folder in _folders(cache)
         if corpus in ("", unquote(folder.name))
@@ -145,6 +163,7 @@ def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
         for recording in os.scandir(subject)
         if recording.name.endswith(SUFFIX) and not recording.name.startswith(".")
     )
+    paths = sorted(found, key=lambda path: path.parts)
     if not paths:
         missing = f"recordings of corpus {corpus!r}" if corpus else "recordings"
         raise UserError(
@@ -170,16 +189,18 @@ def entry(path: Path) -> Entry:
         RecordingError: the file is missing, foreign, truncated or of another schema version.
     """
     header = _header(path)
+    corpus, subject, name = ("", "", *path.parts)[-3:]
     return Entry(
         path=path,
-        corpus=unquote(path.parent.parent.name),
-        subject=unquote(path.parent.name),
-        name=unquote(path.name.removesuffix(SUFFIX)),
+        corpus=unquote(corpus),
+        subject=unquote(subject),
+        name=unquote(name.removesuffix(SUFFIX)),
         frames=header["frames"],
         rate_hz=header["rate_hz"],
         faces=header["faces"],
         identity=header["identity"],
         identifying=tuple(header.get("identifying", ())),
+        kind=header.get("kind", ""),
     )
 
 
@@ -250,6 +271,7 @@ def _summary(recording: Recording, file_bytes: int) -> dict[str, Any]:
         "rate_hz": recording.rate_hz,
         "faces": round(float(recording.success.mean()), 6),
         "identity": recording.provenance.identity,
+        "kind": recording.kind.digest,
         **({"identifying": sorted(recording.identifying)} if recording.identifying else {}),
     }
 
@@ -257,7 +279,7 @@ def _summary(recording: Recording, file_bytes: int) -> dict[str, Any]:
 def _header(path: Path) -> dict[str, Any]:
     """The file's summary; its stated length finds a file that was cut without reading it whole."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             first = file.read(_HEADER_BYTES)
             file_bytes = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
@@ -265,7 +287,7 @@ def _header(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        header = json.loads(first.rstrip(b"\0"))
+        header = json.loads(first.rstrip(b"\0").decode())
         version = header["affect"]
     except (ValueError, TypeError, KeyError):
         raise RecordingError(

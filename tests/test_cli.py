@@ -3,10 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from affect import cli, store
 from affect.cli import main
+from affect.recording import OPENFACE_INTENSITIES, Provenance
 from tests import builders
 
 
@@ -100,6 +102,33 @@ def test_a_corpus_is_made_listed_and_verified(capsys, tmp_path):
     assert 0 < held["faces"] < 1
     assert "synthetic" in run(capsys, "info", cache)[1]
     assert json.loads(run(capsys, "verify", cache, "--json")[1])["broken"] == 0
+
+
+def test_info_tells_of_each_corpus_what_its_recordings_have(capsys, tmp_path):
+    builders.cache(tmp_path, subjects=3)
+    plain = builders.recording("P7").with_annotations({})
+    store.write(plain, tmp_path)
+    units = {
+        "intensity_names": OPENFACE_INTENSITIES,
+        "intensity": np.zeros((60, 17), np.float32),
+        "presence": np.zeros((60, 1), np.uint8),
+        "presence_names": ("AU28_c",),
+        "provenance": Provenance("openface", "1", "x"),
+    }
+    for name, rate_hz in (("a", 25.0), ("b", 30000 / 1001)):
+        clock = {"rate_hz": rate_hz, "time_s": np.arange(60) / rate_hz}
+        store.write(builders.recording(name, corpus="videos", **clock, **units), tmp_path)
+    corpora = json.loads(run(capsys, "info", tmp_path, "--json")[1])["corpora"]
+    rated = {"recordings": 3, "annotations": ["arousal", "valence"]}
+    shared = {"backend": "test", "rates_hz": [5.0], "features": [*builders.NAMES], "presences": []}
+    unrated = {"recordings": 1, "annotations": []}
+    assert corpora["toy"]["kinds"] == [{**rated, **shared}, {**unrated, **shared}]
+    (openface,) = corpora["videos"]["kinds"]
+    assert openface["rates_hz"] == [25.0, 29.97]
+    assert (openface["features"], openface["presences"]) == ([*OPENFACE_INTENSITIES], ["AU28_c"])
+    table = run(capsys, "info", tmp_path)[1]
+    assert "25, 29.97" in table
+    assert "(17)" in table  # of AU01_r to AU45_r, which a narrow column may part
 
 
 def test_verify_names_every_broken_file(capsys, tmp_path):
