@@ -452,6 +452,7 @@ def _configure_predict(parser: argparse.ArgumentParser) -> None:
         help="a video, a folder of videos, or a folder of recordings",
     )
     parser.add_argument("--out", type=_path, required=True, help="CSV to write")
+    parser.add_argument("--corpus", help="predict this corpus of a cache alone")
     parser.add_argument("--fold", type=int, help="which fold's network, where there are several")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     videos = parser.add_argument_group("of videos")
@@ -465,20 +466,42 @@ def _configure_predict(parser: argparse.ArgumentParser) -> None:
 
 def _predict(options: argparse.Namespace) -> Result:
     from affect.training import run as runs
-    from affect.training.inference import predict_cache
     from affect.training.videos import shows_videos
 
     run = runs.open_run(options.run)
     if shows_videos(options.source):
+        _refuse_flags(options, ["corpus"], f"a cache, {options.source} holds videos")
         return _predict_videos(run, options)
-    for name in ("backend", "openface_home", "openface_bin", "timeout", "faces", "gpu_decoding"):
+    of_videos = ["backend", "openface_home", "openface_bin", "timeout", "faces", "gpu_decoding"]
+    _refuse_flags(options, of_videos, f"videos, {options.source} holds none")
+    return _predict_cache(run, options)
+
+
+def _refuse_flags(options: argparse.Namespace, names: Iterable[str], purpose: str) -> None:
+    for name in names:
         if getattr(options, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} is for videos, {options.source} holds none: leave it out")
-    written = predict_cache(
-        run, options.source, options.out, fold=options.fold, device=options.device
+            raise UserError(f"--{name.replace('_', '-')} is for {purpose}: leave it out")
+
+
+def _predict_cache(run: Any, options: argparse.Namespace) -> Result:
+    from affect.training.inference import predict_cache
+
+    written, left_out = predict_cache(
+        run,
+        options.source,
+        options.out,
+        fold=options.fold,
+        device=options.device,
+        corpus=options.corpus or "",
     )
-    return _predicted(options.out, written)
+    if not written["recordings"]:
+        others = f"; nor do {len(left_out) - 1} others fit" if len(left_out) > 1 else ""
+        raise UserError(f"{left_out[0]}{others}")
+    for line in left_out:
+        _complain(line)
+    total = written["recordings"] + len(left_out)
+    failed = f"{len(left_out)} of {total} recordings were left out" if left_out else ""
+    return _predicted(options.out, {**written, "left_out": len(left_out)}, failed)
 
 
 def _predict_videos(run: Any, options: argparse.Namespace) -> Result:

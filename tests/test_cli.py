@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,69 @@ def test_predict_writes_a_csv(capsys, workplace, a_run, tmp_path):
     assert status == 0
     assert "360 frames of 6 recordings" in text
     assert len(out.read_text().splitlines()) == 361
+
+
+def odd_recordings(cache):
+    """Recordings that no run on `builders.NAMES` at 5 Hz can take, and what is said of each."""
+    slow = {"rate_hz": 4.0, "time_s": np.arange(60) / 4.0}
+    lost = {"intensity": np.full((60, 3), np.nan, np.float32), "success": np.zeros(60, bool)}
+    store.write(builders.recording("P1", "slow", **slow), cache)
+    store.write(builders.recording("P2", "units", intensity_names=("a", "b", "AU12_r")), cache)
+    store.write(builders.recording("P3", "lost", **lost), cache)
+    broken = store.write(builders.recording("P4", "broken"), cache)
+    content = broken.read_bytes()
+    broken.write_bytes(content[:512] + bytes(len(content) - 512))
+    return [
+        "recording toy/P1/slow has 4 frames a second, the network was trained on 5: use",
+        "recording toy/P2/units has no action unit 'AU01_r'; it has a, b, AU12_r",
+        "recording toy/P3/lost has no frame with a face",
+        f"{broken} cannot be read as HDF5 of affect",
+    ]
+
+
+def test_recordings_that_do_not_fit_cost_no_other(capsys, workplace, a_run, tmp_path):
+    alone, beside = tmp_path / "alone.csv", tmp_path / "beside.csv"
+    assert run(capsys, "predict", a_run, workplace / "cache", "--out", alone)[0] == 0
+    shutil.copytree(workplace / "cache", tmp_path / "cache")
+    told = odd_recordings(tmp_path / "cache")
+    arguments = ("predict", a_run, tmp_path / "cache", "--out", beside, "--json")
+    status, out, err = run(capsys, *arguments)
+    counts = json.loads(out)
+    assert (status, counts["recordings"], counts["left_out"]) == (2, 6, 4)
+    *lines, last = err.splitlines()
+    for line, start in zip(lines, told, strict=True):
+        assert line.startswith(f"affect: {start}")
+    assert last == "affect: error: 4 of 10 recordings were left out"
+    assert beside.read_bytes() == alone.read_bytes()
+
+
+def test_where_no_recording_fits_no_csv_is_written(capsys, a_run, tmp_path):
+    told = odd_recordings(tmp_path / "cache")
+    out = tmp_path / "out.csv"
+    status, text, err = run(capsys, "predict", a_run, tmp_path / "cache", "--out", out)
+    assert (status, text, out.exists()) == (2, "", False)
+    assert err.startswith(f"affect: error: {told[0]}")
+    assert err.endswith("; nor do 3 others fit\n")
+    assert err.count("\n") == 1
+
+
+def test_one_corpus_of_a_cache_is_predicted(capsys, workplace, a_run, tmp_path):
+    shutil.copytree(workplace / "cache", tmp_path / "cache")
+    store.write(builders.recording("P1", corpus="other"), tmp_path / "cache")
+    out = tmp_path / "out.csv"
+    arguments = ("predict", a_run, tmp_path / "cache", "--out", out)
+    assert run(capsys, *arguments, "--corpus", "other")[0] == 0
+    rows = out.read_text().splitlines()
+    assert len(rows) == 61
+    assert rows[1].startswith("other,P1,1,0.0,")
+    status, _, err = run(capsys, *arguments, "--corpus", "odd")
+    assert status == 2
+    assert "no recordings of corpus 'odd' in" in err
+    video = tmp_path / "a.mp4"
+    video.touch()
+    status, _, err = run(capsys, "predict", a_run, video, "--out", out, "--corpus", "other")
+    assert status == 2
+    assert err.startswith("affect: error: --corpus is for a cache, ")
 
 
 def test_compare_stands_runs_side_by_side(capsys, workplace, a_run, tmp_path):
