@@ -95,6 +95,10 @@ def all_damaged(at):
     clips.damage(clips.write(at / "a.mp4", clips.noise(10, 32, 48), **LOSSY), range(10))
 
 
+def constant_luminance(at):
+    clips.face(at / "a.mp4", clips.grey(12), **LOSSY, matrix=10)  # of BT.2020
+
+
 def short_table(at):
     clips.face(at / "a.mp4", clips.grey(12), rows=11, **LOSSY)
 
@@ -146,6 +150,12 @@ FAILED = [
         lambda at: clips.write(at / "a.mp4", clips.grey(12), **LOSSY),
         "no face",
         "AT/a.mp4: no face: none of its 12 frames shows one",
+    ),
+    (
+        "colours of constant luminance",
+        constant_luminance,
+        "colours that FFmpeg cannot convert",
+        "AT/a.mp4: colours that FFmpeg cannot convert: Operation not supported: make them BT.709",
     ),
     (
         "a table too short",
@@ -250,6 +260,16 @@ def damaged(at):
     return clips.damage(path, range(15, 18), share=0.8)
 
 
+def damaged_between_key_frames(at):
+    options = {"g": "10", "bf": "0"}
+    path = clips.face(at / "a.mp4", clips.sliding(40, 32, 48), **LOSSY, options=options)
+    return clips.damage(path, range(13, 14), share=0.6)
+
+
+def two_in_a_tick(at):
+    return clips.face(at / "a.mkv", clips.grey(90), rate=2000)  # .mkv counts milliseconds
+
+
 def shortened(suffix, **container):
     """A clip of 100 frames of which the last two fifths are lost."""
 
@@ -296,6 +316,18 @@ def named(name):
 
 EXTRACTED = [
     ("damaged in the middle", damaged, 40, 37, "AT/a.mp4: 3 of 40 frames could not be decoded"),
+    (
+        "damaged between key frames",
+        damaged_between_key_frames,
+        *(40, 33),
+        "AT/a.mp4: 7 of 40 frames could not be decoded",
+    ),
+    (
+        "two frames in a tick",
+        two_in_a_tick,
+        *(46, 46),
+        "AT/a.mkv: 44 frames fell into the same tick as another at 1000 frames a second",
+    ),
     ("cut off, .mkv", shortened(".mkv"), None, None, "AT/a.mkv: ends after "),
     ("cut off, .avi", shortened(".avi"), None, None, "AT/a.avi: ends after "),
     (

@@ -15,6 +15,7 @@ from affect.data.importing import sha256_of
 from affect.data.timeline import Place
 from affect.extraction.backends.features import FaceFeatures, FeatureExtractor
 from affect.extraction.backends.protocol import Listener
+from affect.extraction.clock import crowding
 from affect.extraction.faces import detector, landmarks, networks
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
 from affect.extraction.faces.tracker import (
@@ -212,6 +213,8 @@ def _tell_of_other_csv(path: Path, listener: Listener) -> None:
 def _tell_of_damage(video: Video | Still, frames: int, listener: Listener) -> None:
     if video.errors:
         listener.note(f"{video.path}: {video.errors} of {frames} frames could not be decoded")
+    if video.dropped:
+        listener.note(f"{video.path}: {crowding(video.dropped, video.rate_hz)}")
     if video.ended_early:
         listener.note(f"{video.path}: ends after {frames} of {video.frames} frames: is it cut off?")
 
