@@ -286,14 +286,27 @@ def _extract(options: argparse.Namespace) -> Result:
         jobs=options.jobs,
         force=options.force,
     )
-    for outcome in outcomes:
-        for line in (*outcome.notes, outcome.error):
-            if line:
-                _complain(line)
+    _tell_of(outcomes, whole=options.json)
     summary = command.summary(backend, outcomes)
     failed = summary["failed"] and f"{summary['failed']} of {summary['files']} files failed"
     data = {"cache": str(options.cache), **summary}
     return Result(_table(("", ""), command.rows(summary)), data, failed or "")
+
+
+def _tell_of(outcomes: Sequence[Any], *, whole: bool = False) -> None:
+    """What became of files, in lines.
+
+    Args:
+        outcomes: of `pipeline.Extracted`.
+        whole: go on where the only file failed, instead of with its error as the command's.
+    """
+    for outcome in outcomes:
+        for note in outcome.notes:
+            _complain(note)
+        if outcome.error and len(outcomes) == 1 and not whole:
+            raise UserError(outcome.error)
+        if outcome.error:
+            _complain(outcome.error)
 
 
 def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:
@@ -512,13 +525,8 @@ def _predict_videos(run: Any, options: argparse.Namespace) -> Result:
     written, outcomes = predict_videos(
         run, options.source, options.out, fold=options.fold, options=extraction
     )
+    _tell_of(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error]
-    if len(outcomes) == len(errors) == 1:
-        raise UserError(errors[0])
-    for outcome in outcomes:
-        for line in (*outcome.notes, outcome.error):
-            if line:
-                _complain(line)
     failed = f"{len(errors)} of {len(outcomes)} videos failed" if errors else ""
     if not written["recordings"]:
         raise UserError(f"{failed}: {options.out} is not written")

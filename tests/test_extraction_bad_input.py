@@ -21,6 +21,7 @@ import pytest
 
 from affect import store
 from affect.cli import main
+from affect.extraction import progress
 from affect.extraction.backends.frames import FrameBackend
 from affect.extraction.ticks import ticks_of
 from tests import clips, openface_models
@@ -559,6 +560,38 @@ def test_failures_are_counted_by_cause(good, tmp_path, capfd):
     )
     assert len(lines(err)) == 4  # one a failure, and their number; what is skipped is not read
     assert "5/5 files" in err
+
+
+def test_a_file_that_is_alone_and_fails_is_one_line(tmp_path, capfd):
+    assert extract(tmp_path / "cache", tmp_path / "a.mp4") == 2
+    line = f"affect: error: {tmp_path}/a.mp4: no such file: check the name\n"
+    assert capfd.readouterr() == ("", line)
+    assert extract(tmp_path / "cache", tmp_path / "a.mp4", options=(*PLAIN, "--json")) == 2
+    assert json.loads(capfd.readouterr().out)["failures"] == {"no such file": 1}
+
+
+def test_a_file_of_progress_holds_plain_lines(good, tmp_path, capfd, monkeypatch):
+    assert extract(tmp_path / "one", good) == 0
+    err = capfd.readouterr().err
+    assert re.fullmatch(r"1/1 files, 12 frames, \d+ frames/s\n", err)
+    assert extract(tmp_path / "one", good) == 0
+    assert capfd.readouterr().err == ""  # nothing was read
+    monkeypatch.setattr(progress, "_LINE_S", 0.0)
+    long = clips.face(tmp_path / "long.mkv", clips.grey(100))
+    assert extract(tmp_path / "two", good, long) == 0
+    told = re.findall(
+        r"(\d)/2 files, (\d+) frames, \d+ frames/s(, \d\d:\d\d left)?\n", capfd.readouterr().err
+    )
+    frames = [int(number) for _, number, _ in told]
+    assert frames == [12, 44, 76, 108, 112, 112]
+    assert [files for files, *_ in told] == [*"011112"]
+    assert [bool(left) for *_, left in told] == [True, True, True, True, False, False]
+
+
+def test_a_terminal_gets_a_bar(good, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert extract(tmp_path / "cache", good) == 0
+    assert re.search(r"\r1/1 files: 100%.* 12.0/12.0 .*frame/s\]\n$", capfd.readouterr().err)
 
 
 # --- a full disk ---------------------------------------------------------------------------------
