@@ -21,6 +21,7 @@ from affect import __version__
 from affect.errors import Preempted, UserError, suggestion
 
 _LONGEST_LINE = 1000
+_MOST_NAMES = 4
 _OK, _DEFECT, _USER_ERROR, _PREEMPTED, _INTERRUPTED = 0, 1, 2, 75, 130
 
 
@@ -200,26 +201,7 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
         "its folder is known, else geometry",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument(
-        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
-    )
-    parser.add_argument(
-        "--openface-bin",
-        type=_path,
-        help="OpenFace's FeatureExtraction (default: in its folder, or on PATH)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        help="of FeatureExtraction, a video (default: 600 for every 1200 frames)",
-    )
-    parser.add_argument(
-        "--faces",
-        choices=("largest", "all"),
-        default="largest",
-        help="the largest face, or all: a recording each",
-    )
+    _add_reading(parser)
     parser.add_argument(
         "--still",
         action="store_true",
@@ -239,9 +221,6 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pattern", help="regular expression with groups subject and recording, of a video's path"
     )
-    parser.add_argument(
-        "--gpu-decoding", action="store_true", help="decode on the GPU as well (not yet measured)"
-    )
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only every N-th video")
     parser.add_argument(
         "--jobs",
@@ -251,6 +230,48 @@ def _configure_extract(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_reading(parser: argparse._ActionsContainer) -> None:
+    """What level 1 takes wherever it reads videos; None where it is not given."""
+    parser.add_argument(
+        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
+    )
+    parser.add_argument(
+        "--openface-bin",
+        type=_path,
+        help="OpenFace's FeatureExtraction (default: in its folder, or on PATH)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="of FeatureExtraction, a video (default: 600 for every 1200 frames)",
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("largest", "all"),
+        help="the largest face (default), or all: a recording each",
+    )
+    parser.add_argument(
+        "--gpu-decoding",
+        action="store_true",
+        default=None,
+        help="decode on the GPU as well (not yet measured)",
+    )
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """The same as `Options` has it."""
+    return {
+        "backend": "auto" if options.backend is None else options.backend,
+        "device": options.device,
+        "openface_home": options.openface_home,
+        "openface_bin": options.openface_bin,
+        "timeout_s": options.timeout,
+        "faces": options.faces or "largest",
+        "gpu_decoding": bool(options.gpu_decoding),
+    }
+
+
 def _extract(options: argparse.Namespace) -> Result:
     from affect.extraction import command
     from affect.extraction.backends.choice import Options
@@ -258,31 +279,34 @@ def _extract(options: argparse.Namespace) -> Result:
     backend, outcomes = command.run(
         options.videos,
         options.cache,
-        Options(
-            backend=options.backend,
-            device=options.device,
-            openface_home=options.openface_home,
-            faces=options.faces,
-            gpu_decoding=options.gpu_decoding,
-            still=options.still,
-            keep=frozenset(options.keep),
-            openface_bin=options.openface_bin,
-            timeout_s=options.timeout,
-        ),
+        Options(**_reading(options), still=options.still, keep=frozenset(options.keep)),
         corpus=options.corpus,
         pattern=options.pattern,
         shard=options.shard,
         jobs=options.jobs,
         force=options.force,
     )
-    for outcome in outcomes:
-        for line in (*outcome.notes, outcome.error):
-            if line:
-                _complain(line)
+    _tell_of(outcomes, whole=options.json)
     summary = command.summary(backend, outcomes)
     failed = summary["failed"] and f"{summary['failed']} of {summary['files']} files failed"
     data = {"cache": str(options.cache), **summary}
     return Result(_table(("", ""), command.rows(summary)), data, failed or "")
+
+
+def _tell_of(outcomes: Sequence[Any], *, whole: bool = False) -> None:
+    """What became of files, in lines.
+
+    Args:
+        outcomes: of `pipeline.Extracted`.
+        whole: go on where the only file failed, instead of with its error as the command's.
+    """
+    for outcome in outcomes:
+        for note in outcome.notes:
+            _complain(note)
+        if outcome.error and len(outcomes) == 1 and not whole:
+            raise UserError(outcome.error)
+        if outcome.error:
+            _complain(outcome.error)
 
 
 def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:
@@ -307,32 +331,12 @@ def _import_into(options: argparse.Namespace, pending: Sequence[Any]) -> Result:
 
 
 def _info(options: argparse.Namespace) -> Result:
-    from affect import store
+    from rich.console import Group
 
-    corpora: dict[str, dict[str, Any]] = {}
-    for entry in store.entries(options.cache):
-        corpus = corpora.setdefault(
-            entry.corpus,
-            {
-                "subjects": set(),
-                "recordings": 0,
-                "frames": 0,
-                "seconds": 0.0,
-                "faces": 0.0,
-                "identifying": set(),
-            },
-        )
-        corpus["subjects"].add(entry.subject)
-        corpus["recordings"] += 1
-        corpus["frames"] += entry.frames
-        corpus["seconds"] += entry.frames / entry.rate_hz
-        corpus["faces"] += entry.faces * entry.frames
-        corpus["identifying"].update(entry.identifying)
-    for corpus in corpora.values():
-        corpus["subjects"] = len(corpus["subjects"])
-        corpus["faces"] = round(corpus["faces"] / corpus["frames"], 4)
-        corpus["seconds"] = round(corpus["seconds"], 2)
-        corpus["identifying"] = sorted(corpus["identifying"])
+    from affect import store
+    from affect.data import contents
+
+    corpora = contents.by_corpus(store.entries(options.cache))
     rows = [
         (
             name,
@@ -343,9 +347,29 @@ def _info(options: argparse.Namespace) -> Result:
         )
         for name, corpus in corpora.items()
     ]
+    kinds = [
+        (
+            name,
+            f"{kind['recordings']:,}",
+            kind["backend"],
+            _spanned([f"{rate_hz:g}" for rate_hz in kind["rates_hz"]]),
+            "\n".join(_spanned(kind[part]) for part in ("features", "presences") if kind[part]),
+            _spanned(kind["annotations"]) or "none",
+        )
+        for name, corpus in corpora.items()
+        for kind in corpus["kinds"]
+    ]
     counts = ("subjects", "recordings", "frames", "hours", "frames with a face", "identifying")
-    data = {"cache": str(options.cache), "corpora": corpora}
-    return Result(_table(("corpus", *counts), rows), data)
+    columns = ("recordings", "backend", "rate (Hz)", "features", "annotations")
+    text = Group(_table(("corpus", *counts), rows), _table(("corpus", *columns), kinds))
+    return Result(text, {"cache": str(options.cache), "corpora": corpora})
+
+
+def _spanned(names: Sequence[str]) -> str:
+    """All of a few names; of more the first, the last and their number."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{names[0]} ... {names[-1]} ({len(names)})"
 
 
 def _verify(options: argparse.Namespace) -> Result:
@@ -452,58 +476,68 @@ def _configure_predict(parser: argparse.ArgumentParser) -> None:
         help="a video, a folder of videos, or a folder of recordings",
     )
     parser.add_argument("--out", type=_path, required=True, help="CSV to write")
+    parser.add_argument("--corpus", help="predict this corpus of a cache alone")
     parser.add_argument("--fold", type=int, help="which fold's network, where there are several")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     videos = parser.add_argument_group("of videos")
     videos.add_argument(
-        "--backend", help="openface or geometry (default: what the run was trained on)"
+        "--backend",
+        help="openface, geometry or openface-bin (default: what makes the features that the run "
+        "was trained on)",
     )
-    videos.add_argument(
-        "--openface-home", type=_path, help="folder of OpenFace's model files (or OPENFACE_HOME)"
-    )
-    videos.add_argument(
-        "--faces", choices=("largest", "all"), help="the largest face (default), or each of all"
-    )
+    _add_reading(videos)
 
 
 def _predict(options: argparse.Namespace) -> Result:
     from affect.training import run as runs
-    from affect.training.inference import predict_cache
     from affect.training.videos import shows_videos
 
     run = runs.open_run(options.run)
     if shows_videos(options.source):
+        _refuse_flags(options, ["corpus"], f"a cache, {options.source} holds videos")
         return _predict_videos(run, options)
-    for name in ("backend", "openface_home", "faces"):
+    of_videos = ["backend", "openface_home", "openface_bin", "timeout", "faces", "gpu_decoding"]
+    _refuse_flags(options, of_videos, f"videos, {options.source} holds none")
+    return _predict_cache(run, options)
+
+
+def _refuse_flags(options: argparse.Namespace, names: Iterable[str], purpose: str) -> None:
+    for name in names:
         if getattr(options, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} is for videos, {options.source} holds none: leave it out")
-    written = predict_cache(
-        run, options.source, options.out, fold=options.fold, device=options.device
+            raise UserError(f"--{name.replace('_', '-')} is for {purpose}: leave it out")
+
+
+def _predict_cache(run: Any, options: argparse.Namespace) -> Result:
+    from affect.training.inference import predict_cache
+
+    written, left_out = predict_cache(
+        run,
+        options.source,
+        options.out,
+        fold=options.fold,
+        device=options.device,
+        corpus=options.corpus or "",
     )
-    return _predicted(options.out, written)
+    if not written["recordings"]:
+        others = f"; nor do {len(left_out) - 1} others fit" if len(left_out) > 1 else ""
+        raise UserError(f"{left_out[0]}{others}")
+    for line in left_out:
+        _complain(line)
+    total = written["recordings"] + len(left_out)
+    failed = f"{len(left_out)} of {total} recordings were left out" if left_out else ""
+    return _predicted(options.out, {**written, "left_out": len(left_out)}, failed)
 
 
 def _predict_videos(run: Any, options: argparse.Namespace) -> Result:
     from affect.extraction.backends.choice import Options
     from affect.training.videos import predict_videos
 
-    extraction = Options(
-        backend=options.backend or "auto",
-        device=options.device,
-        openface_home=options.openface_home,
-        faces=options.faces or "largest",
-    )
+    extraction = Options(**_reading(options))
     written, outcomes = predict_videos(
         run, options.source, options.out, fold=options.fold, options=extraction
     )
+    _tell_of(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error]
-    if len(outcomes) == len(errors) == 1:
-        raise UserError(errors[0])
-    for outcome in outcomes:
-        for line in (*outcome.notes, outcome.error):
-            if line:
-                _complain(line)
     failed = f"{len(errors)} of {len(outcomes)} videos failed" if errors else ""
     if not written["recordings"]:
         raise UserError(f"{failed}: {options.out} is not written")

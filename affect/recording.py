@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,28 @@ class Provenance:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a recording has columns of, and what made them.
+
+    Attributes:
+        backend: as of its provenance.
+        intensity_names, presence_names: of its action units, in order.
+        annotations: its annotations' names, sorted.
+    """
+
+    backend: str
+    intensity_names: tuple[str, ...]
+    presence_names: tuple[str, ...]
+    annotations: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """A short mark of it, hexadecimal: other kinds have other marks."""
+        text = json.dumps([getattr(self, item.name) for item in fields(self)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
     """One video's action units over time, with its annotations; never pixels.
@@ -117,6 +139,16 @@ class Recording:
         """`corpus/subject/name`, unique in a cache."""
         return f"{self.corpus}/{self.subject}/{self.name}"
 
+    @property
+    def kind(self) -> Kind:
+        """What it has columns of."""
+        return Kind(
+            self.provenance.backend,
+            self.intensity_names,
+            self.presence_names,
+            tuple(sorted(self.annotations)),
+        )
+
     def with_annotations(self, annotations: Mapping[str, np.ndarray]) -> Recording:
         """The same recording with other annotations."""
         return replace(self, annotations=annotations)
@@ -133,11 +165,25 @@ def check(recording: Recording) -> None:
             raise RecordingError(f"recording {recording.key}: {message}")
 
 
+def check_names(corpus: str, subject: str, name: str) -> None:
+    """Verify what a recording is called, before there is one.
+
+    Raises:
+        RecordingError: naming the first that breaks the format.
+    """
+    for broken, message in _name_invariants(corpus, subject, name):
+        if broken:
+            raise RecordingError(message)
+
+
+def _name_invariants(corpus: str, subject: str, name: str):  # noqa: ANN202 - as `_invariants`
+    for part, text in (("corpus", corpus), ("subject", subject), ("name", name)):
+        yield not (text and text.isprintable()), f"its {part} {text!r} is empty or not printable"
+
+
 def _invariants(rec: Recording):  # noqa: ANN202 - pairs of (broken, message), lazily in order
     frames, rate_hz = rec.frames, rec.rate_hz
-    for part in ("corpus", "subject", "name"):
-        text = getattr(rec, part)
-        yield not (text and text.isprintable()), f"its {part} {text!r} is empty or not printable"
+    yield from _name_invariants(rec.corpus, rec.subject, rec.name)
     yield not (np.isfinite(rate_hz) and rate_hz > 0), f"rate_hz is {rate_hz}, not above 0"
     yield frames == 0, "it has no frames"
     yield not np.isfinite(rec.time_s).all(), "time_s has values that are not finite"

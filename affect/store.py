@@ -25,12 +25,14 @@ import numpy as np
 from affect.errors import RecordingError, UnwritableError, UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
-from affect.recording import SCHEMA_VERSION, Provenance, Recording, check
+from affect.recording import SCHEMA_VERSION, Kind, Provenance, Recording, check, check_names
 
 SUFFIX = ".h5"
 _HEADER_BYTES = 512
 _HEADER_KEYS = {"bytes", "frames", "rate_hz", "faces", "identity"}
 _AGAIN = "remove it and import it again"
+_LONGEST_NAME_BYTES = 255
+"""What file systems take for a file's or a folder's name."""
 _RESERVED = '/\\:*?"<>|%'
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
@@ -39,7 +41,8 @@ _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "s
 class Entry:
     """A recording as a cache lists it: read from the file's header alone.
 
-    `identifying` names what it holds that identifies people.
+    `identifying` names what it holds that identifies people, `kind` is the digest of its kind;
+    empty in files that were written before headers told it.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Entry:
     faces: float
     identity: str
     identifying: tuple[str, ...]
+    kind: str = ""
 
     @property
     def key(self) -> str:
@@ -61,6 +65,18 @@ class Entry:
 def path_of(cache: Path, corpus: str, subject: str, name: str) -> Path:
     """Where a cache keeps a recording; characters that a file name cannot hold are %-encoded."""
     return cache / _encode(corpus) / _encode(subject) / (_encode(name) + SUFFIX)
+
+
+def require_names(corpus: str, subject: str, name: str) -> None:
+    """Refuse what no cache can call a recording, before there is one.
+
+    Raises:
+        RecordingError: a name is empty, not printable, or too long for a disk.
+    """
+    check_names(corpus, subject, name)
+    for part in path_of(Path(), corpus, subject, name).parts:
+        if len(part.encode()) > _LONGEST_NAME_BYTES:
+            raise RecordingError(f"{part!r} is longer than {_LONGEST_NAME_BYTES} bytes")
 
 
 def write(recording: Recording, cache: Path) -> Path:
@@ -115,6 +131,21 @@ def remove(path: Path) -> None:
         raise UnwritableError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
+def kind_of(path: Path) -> Kind:
+    """What the recording in a file has columns of; no column is read.
+
+    Raises:
+        RecordingError: as for `read`.
+    """
+    with _open(path) as file:
+        return Kind(
+            str(_attributes_of(file)["backend"]),
+            _names(file["au/intensity"]),
+            _names(file["au/presence"]),
+            tuple(sorted(map(unquote, cast("h5py.Group", file.get("annotation", {}))))),
+        )
+
+
 def verify(path: Path) -> None:
     """Check a file's checksum, header and place, and every invariant of the format.
 
@@ -133,7 +164,8 @@ def verify(path: Path) -> None:
     cache = path.parent.parent.parent
     if path != path_of(cache, recording.corpus, recording.subject, recording.name):
         raise RecordingError(f"{path}: it holds {recording.key}; move it back or import it again")
-    if _header(path) != _summary(recording, path.stat().st_size):
+    summary = _summary(recording, path.stat().st_size)
+    if {"kind": summary["kind"], **_header(path)} != summary:
         raise RecordingError(f"{path}: its header does not match its content: {_AGAIN}")
 
 
@@ -145,7 +177,7 @@ def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
     """
     if not cache.is_dir():
         raise UserError(f"no cache at {cache}: make one with `affect extract`, `import` or `synth`")
-    paths = sorted(
+    found = (
         Path(recording.path)
         for folder in _folders(cache)
         if corpus in ("", unquote(folder.name))
@@ -153,6 +185,7 @@ def recording_paths(cache: Path, corpus: str = "") -> list[Path]:
         for recording in os.scandir(subject)
         if recording.name.endswith(SUFFIX) and not recording.name.startswith(".")
     )
+    paths = sorted(found, key=lambda path: path.parts)
     if not paths:
         missing = f"recordings of corpus {corpus!r}" if corpus else "recordings"
         raise UserError(
@@ -178,16 +211,18 @@ def entry(path: Path) -> Entry:
         RecordingError: the file is missing, foreign, truncated or of another schema version.
     """
     header = _header(path)
+    corpus, subject, name = ("", "", *path.parts)[-3:]
     return Entry(
         path=path,
-        corpus=unquote(path.parent.parent.name),
-        subject=unquote(path.parent.name),
-        name=unquote(path.name.removesuffix(SUFFIX)),
+        corpus=unquote(corpus),
+        subject=unquote(subject),
+        name=unquote(name.removesuffix(SUFFIX)),
         frames=header["frames"],
         rate_hz=header["rate_hz"],
         faces=header["faces"],
         identity=header["identity"],
         identifying=tuple(header.get("identifying", ())),
+        kind=header.get("kind", ""),
     )
 
 
@@ -265,6 +300,7 @@ def _summary(recording: Recording, file_bytes: int) -> dict[str, Any]:
         "rate_hz": recording.rate_hz,
         "faces": round(float(recording.success.mean()), 6),
         "identity": recording.provenance.identity,
+        "kind": recording.kind.digest,
         **({"identifying": sorted(recording.identifying)} if recording.identifying else {}),
     }
 
@@ -272,7 +308,7 @@ def _summary(recording: Recording, file_bytes: int) -> dict[str, Any]:
 def _header(path: Path) -> dict[str, Any]:
     """The file's summary; its stated length finds a file that was cut without reading it whole."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             first = file.read(_HEADER_BYTES)
             file_bytes = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
@@ -280,7 +316,7 @@ def _header(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        header = json.loads(first.rstrip(b"\0"))
+        header = json.loads(first.rstrip(b"\0").decode())
         version = header["affect"]
     except (ValueError, TypeError, KeyError):
         raise RecordingError(

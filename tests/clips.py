@@ -36,6 +36,12 @@ def noise(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray
     return list(rng.integers(0, 256, (count, height, width, 3), np.uint8))
 
 
+def sliding(count: int, height: int, width: int) -> list[np.ndarray]:
+    """Frames each of which an encoder makes of the one before, BGR."""
+    (picture,) = noise(1, height, width)
+    return [np.roll(picture, index, axis=1) for index in range(count)]
+
+
 def write(
     path: Path,
     frames: list[np.ndarray],
@@ -47,6 +53,7 @@ def write(
     rotation: float = 0,
     mirrored: bool = False,
     full_range: bool | None = None,
+    matrix: int | None = None,
     sound_s: float = 0,
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
@@ -58,6 +65,8 @@ def write(
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
         stream.codec_context.color_range = color_range
+        if matrix is not None:
+            stream.codec_context.colorspace = matrix
         stream.codec_context.thread_count = 1
         if times_ms is not None:
             stream.codec_context.time_base = Fraction(1, TICKS_HZ)
@@ -70,6 +79,8 @@ def write(
             frame.pts = index if times_ms is None else times_ms[index]
             frame.time_base = Fraction(1, TICKS_HZ) if times_ms is not None else 1 / Fraction(rate)
             frame.color_range = color_range
+            if matrix is not None:
+                frame.colorspace = matrix
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
         if sound is not None:

@@ -168,6 +168,11 @@ def constant_labels(place):
     return place.fit()
 
 
+def unrated(place):
+    toy(place, annotations={})
+    return place.fit()
+
+
 def empty_folder(*command):
     """A command on the empty folder `AT/cache`."""
 
@@ -438,7 +443,18 @@ CASES: list[Case] = [
     (
         "a missing dimension",
         fit_toy(data__dimensions='["valence", "dominance"]'),
-        ("labels of 'dominance'", "has arousal, valence", "mend data.dimensions"),
+        (
+            "no recording of corpus 'toy' has annotation 'dominance'; there is arousal, valence: ",
+            "mend data.dimensions or put ratings beside the recordings as data/README.md shows",
+        ),
+    ),
+    (
+        "no annotations",
+        unrated,
+        (
+            "no recording of corpus 'toy' has annotation 'valence'; there is none at all: ",
+            ": put ratings beside the recordings as data/README.md shows",
+        ),
     ),
     (
         "other action units",

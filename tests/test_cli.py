@@ -1,12 +1,15 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from affect import cli, store
 from affect.cli import main
+from affect.recording import OPENFACE_INTENSITIES, Provenance
 from tests import builders
 
 
@@ -102,6 +105,33 @@ def test_a_corpus_is_made_listed_and_verified(capsys, tmp_path):
     assert json.loads(run(capsys, "verify", cache, "--json")[1])["broken"] == 0
 
 
+def test_info_tells_of_each_corpus_what_its_recordings_have(capsys, tmp_path):
+    builders.cache(tmp_path, subjects=3)
+    plain = builders.recording("P7").with_annotations({})
+    store.write(plain, tmp_path)
+    units = {
+        "intensity_names": OPENFACE_INTENSITIES,
+        "intensity": np.zeros((60, 17), np.float32),
+        "presence": np.zeros((60, 1), np.uint8),
+        "presence_names": ("AU28_c",),
+        "provenance": Provenance("openface", "1", "x"),
+    }
+    for name, rate_hz in (("a", 25.0), ("b", 30000 / 1001)):
+        clock = {"rate_hz": rate_hz, "time_s": np.arange(60) / rate_hz}
+        store.write(builders.recording(name, corpus="videos", **clock, **units), tmp_path)
+    corpora = json.loads(run(capsys, "info", tmp_path, "--json")[1])["corpora"]
+    rated = {"recordings": 3, "annotations": ["arousal", "valence"]}
+    shared = {"backend": "test", "rates_hz": [5.0], "features": [*builders.NAMES], "presences": []}
+    unrated = {"recordings": 1, "annotations": []}
+    assert corpora["toy"]["kinds"] == [{**rated, **shared}, {**unrated, **shared}]
+    (openface,) = corpora["videos"]["kinds"]
+    assert openface["rates_hz"] == [25.0, 29.97]
+    assert (openface["features"], openface["presences"]) == ([*OPENFACE_INTENSITIES], ["AU28_c"])
+    table = run(capsys, "info", tmp_path)[1]
+    assert "25, 29.97" in table
+    assert "(17)" in table  # of AU01_r to AU45_r, which a narrow column may part
+
+
 def test_verify_names_every_broken_file(capsys, tmp_path):
     builders.cache(tmp_path / "cache", subjects=3)
     paths = store.recording_paths(tmp_path / "cache")
@@ -150,6 +180,69 @@ def test_predict_writes_a_csv(capsys, workplace, a_run, tmp_path):
     assert status == 0
     assert "360 frames of 6 recordings" in text
     assert len(out.read_text().splitlines()) == 361
+
+
+def odd_recordings(cache):
+    """Recordings that no run on `builders.NAMES` at 5 Hz can take, and what is said of each."""
+    slow = {"rate_hz": 4.0, "time_s": np.arange(60) / 4.0}
+    lost = {"intensity": np.full((60, 3), np.nan, np.float32), "success": np.zeros(60, bool)}
+    store.write(builders.recording("P1", "slow", **slow), cache)
+    store.write(builders.recording("P2", "units", intensity_names=("a", "b", "AU12_r")), cache)
+    store.write(builders.recording("P3", "lost", **lost), cache)
+    broken = store.write(builders.recording("P4", "broken"), cache)
+    content = broken.read_bytes()
+    broken.write_bytes(content[:512] + bytes(len(content) - 512))
+    return [
+        "recording toy/P1/slow has 4 frames a second, the network was trained on 5: use",
+        "recording toy/P2/units has no action unit 'AU01_r'; it has a, b, AU12_r",
+        "recording toy/P3/lost has no frame with a face",
+        f"{broken} cannot be read as HDF5 of affect",
+    ]
+
+
+def test_recordings_that_do_not_fit_cost_no_other(capsys, workplace, a_run, tmp_path):
+    alone, beside = tmp_path / "alone.csv", tmp_path / "beside.csv"
+    assert run(capsys, "predict", a_run, workplace / "cache", "--out", alone)[0] == 0
+    shutil.copytree(workplace / "cache", tmp_path / "cache")
+    told = odd_recordings(tmp_path / "cache")
+    arguments = ("predict", a_run, tmp_path / "cache", "--out", beside, "--json")
+    status, out, err = run(capsys, *arguments)
+    counts = json.loads(out)
+    assert (status, counts["recordings"], counts["left_out"]) == (2, 6, 4)
+    *lines, last = err.splitlines()
+    for line, start in zip(lines, told, strict=True):
+        assert line.startswith(f"affect: {start}")
+    assert last == "affect: error: 4 of 10 recordings were left out"
+    assert beside.read_bytes() == alone.read_bytes()
+
+
+def test_where_no_recording_fits_no_csv_is_written(capsys, a_run, tmp_path):
+    told = odd_recordings(tmp_path / "cache")
+    out = tmp_path / "out.csv"
+    status, text, err = run(capsys, "predict", a_run, tmp_path / "cache", "--out", out)
+    assert (status, text, out.exists()) == (2, "", False)
+    assert err.startswith(f"affect: error: {told[0]}")
+    assert err.endswith("; nor do 3 others fit\n")
+    assert err.count("\n") == 1
+
+
+def test_one_corpus_of_a_cache_is_predicted(capsys, workplace, a_run, tmp_path):
+    shutil.copytree(workplace / "cache", tmp_path / "cache")
+    store.write(builders.recording("P1", corpus="other"), tmp_path / "cache")
+    out = tmp_path / "out.csv"
+    arguments = ("predict", a_run, tmp_path / "cache", "--out", out)
+    assert run(capsys, *arguments, "--corpus", "other")[0] == 0
+    rows = out.read_text().splitlines()
+    assert len(rows) == 61
+    assert rows[1].startswith("other,P1,1,0.0,")
+    status, _, err = run(capsys, *arguments, "--corpus", "odd")
+    assert status == 2
+    assert "no recordings of corpus 'odd' in" in err
+    video = tmp_path / "a.mp4"
+    video.touch()
+    status, _, err = run(capsys, "predict", a_run, video, "--out", out, "--corpus", "other")
+    assert status == 2
+    assert err.startswith("affect: error: --corpus is for a cache, ")
 
 
 def test_compare_stands_runs_side_by_side(capsys, workplace, a_run, tmp_path):

@@ -21,6 +21,8 @@ import pytest
 
 from affect import store
 from affect.cli import main
+from affect.extraction import progress
+from affect.extraction.backends.frames import FrameBackend
 from affect.extraction.ticks import ticks_of
 from tests import clips, openface_models
 
@@ -94,13 +96,18 @@ def all_damaged(at):
     clips.damage(clips.write(at / "a.mp4", clips.noise(10, 32, 48), **LOSSY), range(10))
 
 
+def constant_luminance(at):
+    clips.face(at / "a.mp4", clips.grey(12), **LOSSY, matrix=10)  # of BT.2020
+
+
 def short_table(at):
     clips.face(at / "a.mp4", clips.grey(12), rows=11, **LOSSY)
 
 
-def empty_table(at):
-    clips.write(at / "a.mp4", clips.grey(12), **LOSSY)
-    (at / "a.csv").touch()
+def damaged_table(at):
+    clips.face(at / "a.mp4", clips.grey(12), **LOSSY)
+    content = (at / "a.csv").read_bytes()
+    (at / "a.csv").write_bytes(content[:-40] + b"\xff" * 40)
 
 
 FAILED = [
@@ -146,12 +153,18 @@ FAILED = [
         "AT/a.mp4: no face: none of its 12 frames shows one",
     ),
     (
+        "colours of constant luminance",
+        constant_luminance,
+        "colours that FFmpeg cannot convert",
+        "AT/a.mp4: colours that FFmpeg cannot convert: Operation not supported: make them BT.709",
+    ),
+    (
         "a table too short",
         short_table,
         "landmarks that do not fit",
         "AT/a.csv: landmarks that do not fit: it has 11 rows, its video 12 frames",
     ),
-    ("an empty table", empty_table, "other", "AT/a.csv is empty: export it again"),
+    ("a damaged table", damaged_table, "other", "cannot read AT/a.csv: 'utf-8' codec can't"),
 ]
 
 
@@ -173,6 +186,63 @@ def test_a_video_that_fails_is_told_and_costs_no_other(set_up, cause, line, good
     assert main(["verify", str(cache)]) == 0
 
 
+OTHER_TABLES = {
+    "empty": b"",
+    "blank lines": b"\n\n",
+    "ratings": b"time,valence\n0,1\n",
+    "not UTF-8": "time;Gefühl\n0;1\n".encode("latin-1"),
+    "UTF-16": "time,valence\n0,1\n".encode("utf-16"),
+    "no text": bytes(range(256)) * 1000,
+    "action units alone": b"frame, timestamp, confidence, success, AU01_r\n1, 0, .9, 1, .5\n",
+    "its header cut": b"frame, face_id, timestamp, confi",
+}
+
+
+@pytest.mark.parametrize("content", OTHER_TABLES.values(), ids=OTHER_TABLES)
+def test_a_table_of_something_else_is_told_and_the_network_looks(content, good, tmp_path, capfd):
+    clips.write(tmp_path / "a.mp4", clips.grey(12), **LOSSY)
+    (tmp_path / "a.csv").write_bytes(content)
+    assert extract(tmp_path / "cache", tmp_path / "a.mp4", good) == 2
+    note, failure, _ = lines(capfd.readouterr().err)
+    assert note.startswith(f"affect: {tmp_path}/a.csv: holds no landmarks of OpenFace: ")
+    assert failure.startswith(f"affect: {tmp_path}/a.mp4: no face: none of its 12 frames")
+
+
+@pytest.mark.real_data
+def test_ratings_beside_a_real_clip_change_nothing(tmp_path):
+    if not VIDEOS.is_dir():
+        pytest.skip("no clips at ../shared/videos")
+    (tmp_path / "a.mp4").symlink_to(VIDEOS / "single_face.mp4")
+    assert extract(tmp_path / "alone", tmp_path / "a.mp4") == 0
+    (tmp_path / "a.csv").write_bytes(OTHER_TABLES["ratings"])
+    assert extract(tmp_path / "beside", tmp_path / "a.mp4") == 0
+    one, other = (store.path_of(tmp_path / c, "videos", "a", "a") for c in ("alone", "beside"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+UNSTORABLE = {
+    "a line break": ("a\nb.mkv", (), "its subject 'a\\nb' is empty or not printable"),
+    "no text": (os.fsdecode(b"\xff.mkv"), (), r"its subject '\udcff' is empty or not printable"),
+    "too long for a disk": ("%" * 90 + ".mkv", (), "' is longer than 255 bytes"),
+    "no subject": ("a.mkv", ("--pattern", "(?P<subject>x)?.*"), "its subject '' is empty or not"),
+    "no corpus": ("a.mkv", ("--corpus", ""), "its corpus '' is empty or not printable"),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "line"), UNSTORABLE.values(), ids=UNSTORABLE)
+def test_a_name_that_cannot_be_stored_is_told_before_decoding(
+    name, options, line, tmp_path, capfd, monkeypatch
+):
+    clips.face(tmp_path / name, clips.grey(12))
+    decoded = []
+    monkeypatch.setattr(FrameBackend, "recordings", lambda *given: decoded.append(given) or [])
+    assert extract(tmp_path / "cache", tmp_path, options=(*PLAIN, "--json", *options)) == 2
+    out, err = capfd.readouterr()
+    assert json.loads(out)["failures"] == {"a name that cannot be stored": 1}
+    assert line in lines(err)[0]
+    assert (decoded, recordings(tmp_path / "cache")) == ([], [])
+
+
 def test_a_file_that_the_user_may_not_read_is_told(good, tmp_path, capsys):
     secret = clips.write(tmp_path / "a.mp4", clips.grey(12), **LOSSY)
     secret.chmod(0)
@@ -189,6 +259,16 @@ def test_a_file_that_the_user_may_not_read_is_told(good, tmp_path, capsys):
 def damaged(at):
     path = clips.face(at / "a.mp4", clips.noise(40, 32, 48), **LOSSY, options={"g": "1"})
     return clips.damage(path, range(15, 18), share=0.8)
+
+
+def damaged_between_key_frames(at):
+    options = {"g": "10", "bf": "0"}
+    path = clips.face(at / "a.mp4", clips.sliding(40, 32, 48), **LOSSY, options=options)
+    return clips.damage(path, range(13, 14), share=0.6)
+
+
+def two_in_a_tick(at):
+    return clips.face(at / "a.mkv", clips.grey(90), rate=2000)  # .mkv counts milliseconds
 
 
 def shortened(suffix, **container):
@@ -237,6 +317,18 @@ def named(name):
 
 EXTRACTED = [
     ("damaged in the middle", damaged, 40, 37, "AT/a.mp4: 3 of 40 frames could not be decoded"),
+    (
+        "damaged between key frames",
+        damaged_between_key_frames,
+        *(40, 33),
+        "AT/a.mp4: 7 of 40 frames could not be decoded",
+    ),
+    (
+        "two frames in a tick",
+        two_in_a_tick,
+        *(46, 46),
+        "AT/a.mkv: 44 frames fell into the same tick as another at 1000 frames a second",
+    ),
     ("cut off, .mkv", shortened(".mkv"), None, None, "AT/a.mkv: ends after "),
     ("cut off, .avi", shortened(".avi"), None, None, "AT/a.avi: ends after "),
     (
@@ -468,6 +560,38 @@ def test_failures_are_counted_by_cause(good, tmp_path, capfd):
     )
     assert len(lines(err)) == 4  # one a failure, and their number; what is skipped is not read
     assert "5/5 files" in err
+
+
+def test_a_file_that_is_alone_and_fails_is_one_line(tmp_path, capfd):
+    assert extract(tmp_path / "cache", tmp_path / "a.mp4") == 2
+    line = f"affect: error: {tmp_path}/a.mp4: no such file: check the name\n"
+    assert capfd.readouterr() == ("", line)
+    assert extract(tmp_path / "cache", tmp_path / "a.mp4", options=(*PLAIN, "--json")) == 2
+    assert json.loads(capfd.readouterr().out)["failures"] == {"no such file": 1}
+
+
+def test_a_file_of_progress_holds_plain_lines(good, tmp_path, capfd, monkeypatch):
+    assert extract(tmp_path / "one", good) == 0
+    err = capfd.readouterr().err
+    assert re.fullmatch(r"1/1 files, 12 frames, \d+ frames/s\n", err)
+    assert extract(tmp_path / "one", good) == 0
+    assert capfd.readouterr().err == ""  # nothing was read
+    monkeypatch.setattr(progress, "_LINE_S", 0.0)
+    long = clips.face(tmp_path / "long.mkv", clips.grey(100))
+    assert extract(tmp_path / "two", good, long) == 0
+    told = re.findall(
+        r"(\d)/2 files, (\d+) frames, \d+ frames/s(, \d\d:\d\d left)?\n", capfd.readouterr().err
+    )
+    frames = [int(number) for _, number, _ in told]
+    assert frames == [12, 44, 76, 108, 112, 112]
+    assert [files for files, *_ in told] == [*"011112"]
+    assert [bool(left) for *_, left in told] == [True, True, True, True, False, False]
+
+
+def test_a_terminal_gets_a_bar(good, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert extract(tmp_path / "cache", good) == 0
+    assert re.search(r"\r1/1 files: 100%.* 12.0/12.0 .*frame/s\]\n$", capfd.readouterr().err)
 
 
 # --- a full disk ---------------------------------------------------------------------------------

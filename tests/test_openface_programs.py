@@ -134,7 +134,9 @@ def test_rows_follow_the_frames_own_times(program, tmp_path):
     times_ms = np.cumsum([0, *[40] * 6, 200, *[40] * 4, *[10] * 4, *[40] * 4]).tolist()
     path = film(tmp_path / "a.mkv", times_ms=times_ms)
     done, recording = extracted(path, tmp_path / "cache", Options(openface_bin=program))
-    assert (done.error, done.notes) == ("", [])
+    (note,) = done.notes
+    assert not done.error
+    assert note.startswith(f"{path}: 3 frames fell into the same tick as another at 25 frames")
     with Video(path) as video:
         pixels = torch.cat([batch.pixels for batch in video])
     frames = (pixels[:, 0, 0, 0].numpy().astype(int) - clips.shade(0)) // 2
@@ -281,6 +283,30 @@ def test_without_a_program_nothing_starts(program, tmp_path, capsys):
     program.chmod(0o644)
     assert "may not be executed" in told("--openface-bin", str(program))
     assert openface_program.calls(program) == []
+
+
+PROGRAM = ("--openface-bin", "FeatureExtraction")
+UNUSED = [
+    (("--backend", "geometry", "--timeout", "9"), "--timeout is for the openface-bin backend"),
+    (("--timeout", "0"), "--timeout is for the openface-bin backend"),
+    (("--backend", "openface", "--timeout", "9"), "--timeout is for the openface-bin backend"),
+    (("--backend", "openface-csv", "--timeout", "9"), "--timeout is for the openface-bin backend"),
+    (("--backend", "geometry", *PROGRAM), "--openface-bin is for the openface-bin backend"),
+    (("--backend", "openface-csv", *PROGRAM), "--openface-bin is for the openface-bin backend"),
+    (("--backend", "openface-csv", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+    (("--backend", "openface-bin", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+    (("--device", "cpu", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+    (("--still", "--gpu-decoding"), "--gpu-decoding is for videos that"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), UNUSED)
+def test_what_a_backend_has_no_use_for_is_refused(arguments, message, tmp_path, capsys):
+    path, cache = film(tmp_path / "a.mkv"), tmp_path / "cache"
+    assert main(["extract", str(path), "--cache", str(cache), *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"affect: error: {message}")
+    assert (told.count("\n"), cache.exists()) == (1, False)
 
 
 @pytest.mark.parametrize("changed", ["FeatureExtraction", "AU_predictors", "model"])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from affect import files, store
+from affect.data import contents
 from affect.errors import RecordingError, UserError
-from affect.recording import IDENTIFYING, Provenance, check
+from affect.recording import IDENTIFYING, Kind, Provenance, check
 from tests.builders import NAMES, recording
 
 
@@ -209,6 +210,47 @@ def test_a_header_that_belongs_to_another_recording_is_found(tmp_path):
     path.write_bytes(content.replace(b'"rate_hz": 5.0', b'"rate_hz": 6.0', 1))
     with pytest.raises(RecordingError, match="header does not match"):
         store.verify(path)
+
+
+def test_a_kind_is_told_without_reading_a_column(tmp_path):
+    written = full_recording()
+    path = store.write(written, tmp_path)
+    kind = store.kind_of(path)
+    assert kind == written.kind
+    assert kind == Kind("openface", NAMES, ("AU01_c", "AU45_c"), ("arousal", "valence"))
+    assert store.entry(path).kind == kind.digest
+
+
+@pytest.mark.parametrize("field", [item.name for item in dataclasses.fields(Kind)])
+def test_other_kinds_have_other_marks(field):
+    kind = Kind("a", ("b",), ("c",), ("d",))
+    other = "x" if field == "backend" else ("x",)
+    assert dataclasses.replace(kind, **{field: other}).digest != kind.digest
+    assert len(kind.digest) == 16
+
+
+def test_a_file_from_before_headers_told_the_kind_is_whole(tmp_path):
+    path = _before_kinds(store.write(full_recording(), tmp_path))
+    assert store.entry(path).kind == ""
+    store.verify(path)
+    assert contents.by_kind(store.entries(tmp_path)) == {
+        full_recording().kind: store.entries(tmp_path)
+    }
+
+
+def _before_kinds(path):
+    """A file whose header does not tell its kind."""
+    content = path.read_bytes()
+    header = json.loads(content[:512].rstrip(b"\0"))
+    del header["kind"]
+    path.write_bytes(json.dumps(header).encode().ljust(512, b"\0") + content[512:])
+    return path
+
+
+def test_the_longest_header_fits_its_block():
+    identifying = {name: np.zeros((60, 1), np.float32) for name in IDENTIFYING}
+    held = recording(identifying=identifying, rate_hz=30000 / 1001)
+    assert len(json.dumps(store._summary(held, 10**15))) < 512
 
 
 def _truncated(path):

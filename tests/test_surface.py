@@ -1,9 +1,12 @@
 """A GPU's frames, NV12, against swscale's conversion of the same pixels as the CPU decodes them."""
 
+import contextlib
+
 import av
 import numpy as np
 import pytest
 import torch
+from av.error import FFmpegError
 
 from affect.extraction import surface
 from affect.extraction.screen import Screen
@@ -33,6 +36,16 @@ def test_the_conversion_is_swscales_to_the_bit(height, width, matrix, limits):
     chroma = np.stack([u, v], -1).reshape(height // 2, width)
     found = surface.bgr(frame_of((luma, chroma), "nv12", matrix, limits))
     np.testing.assert_array_equal(found.numpy(), Screen(decoded).show(decoded))
+
+
+@pytest.mark.parametrize("matrix", range(18))
+def test_what_swscale_refuses_is_not_converted_on_a_gpu_either(matrix):
+    decoded = frame_of(np.full((3, 2, 2), 90, np.uint8), "yuv444p", matrix, 1)
+    refused = contextlib.nullcontext()
+    if matrix not in surface.CONVERTED:
+        refused = pytest.raises(FFmpegError)
+    with refused:
+        Screen(decoded).show(decoded)
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180])

@@ -28,7 +28,7 @@ from affect.models.two_level import CORPUS, TwoLevel, backend_for
 from affect.training.fit import fit
 from affect.training.inference import TrainedLevelTwo
 from affect.training.videos import TwoLevelModule, _groups, predict_videos
-from tests import builders, clips, openface_models
+from tests import builders, clips, corpora, openface_models, openface_program
 from tests.watching import written_by
 
 PROXIES = ("AU12_proxy", "AU01_proxy", "AU25_proxy")
@@ -140,6 +140,18 @@ def test_openface_is_chosen_where_its_units_are_needed(
     arguments = ["predict", units_run.folder, source, "--out", out, *flags]
     assert main([str(argument) for argument in arguments]) == 0
     assert out.read_bytes() == expected
+
+
+@pytest.mark.parametrize("backend", [(), ("--backend", "openface-bin")])
+def test_openfaces_program_serves_where_it_is_given(units_run, tmp_path, backend):
+    program = openface_program.install(tmp_path / "OpenFace", corpora.faces(30))
+    flags = ("--openface-bin", program, "--timeout", "60")
+    source, out = film(tmp_path / "a.mkv", frames=30), tmp_path / "out.csv"
+    expected = by_way_of_a_cache(units_run, source, tmp_path, *flags)
+    arguments = ["predict", units_run.folder, source, "--out", out, *flags, *backend]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert out.read_bytes() == expected
+    assert len(openface_program.calls(program)) == 2
 
 
 def test_a_prediction_has_the_times_of_the_frames(proxies_run, filmed, tmp_path):
@@ -342,6 +354,11 @@ def test_another_rate_is_refused_before_the_video_is_read(proxies_run, tmp_path)
         ("units_run", ("--backend", "geometry"), "'AU01_r', which the network was trained on"),
         ("proxies_run", ("--backend", "openface"), "'AU12_proxy', which the network was trained"),
         ("proxies_run", ("--backend", "geometri"), "did you mean 'geometry'"),
+        ("proxies_run", ("--backend", "openface-bin"), "'AU12_proxy', which the network was"),
+        ("proxies_run", ("--backend", "openface-csv"), "reads no videos: put its tables into a"),
+        ("proxies_run", ("--openface-bin", "x"), "--openface-bin is for the openface-bin backend"),
+        ("proxies_run", ("--timeout", "9"), "--timeout is for the openface-bin backend"),
+        ("proxies_run", ("--device", "cpu", "--gpu-decoding"), "--gpu-decoding is for videos"),
         ("proxies_run", ("--device", "quantum"), "no device 'quantum'"),
     ],
 )
@@ -362,7 +379,15 @@ def test_features_that_no_backend_makes_are_told():
 
 
 @pytest.mark.parametrize(
-    "flags", [("--backend", "auto"), ("--openface-home", "x"), ("--faces", "all")]
+    "flags",
+    [
+        ("--backend", "auto"),
+        ("--openface-home", "x"),
+        ("--openface-bin", "x"),
+        ("--timeout", "0"),
+        ("--faces", "all"),
+        ("--gpu-decoding",),
+    ],
 )
 def test_a_flag_of_videos_does_not_go_with_a_cache(proxies_run, tmp_path, capsys, flags):
     cache = builders.cache(tmp_path / "cache", subjects=1)

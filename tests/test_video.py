@@ -17,6 +17,7 @@ import torch
 from affect.errors import UserError
 from affect.extraction import container
 from affect.extraction.clock import Clock
+from affect.extraction.ticks import ticks_of
 from affect.extraction.video import SUFFIXES, Video, find_files
 from tests import clips
 
@@ -178,6 +179,7 @@ def test_a_burst_of_frames_is_thinned(tmp_path):
     times_ms = np.cumsum([0, *steps]).tolist()
     path = clips.write(tmp_path / "a.mkv", clips.grey(49), times_ms=times_ms)
     frames = shown(path)
+    assert read(path)[3].dropped == ticks_of(path).dropped == 49 - len(frames)
     assert len(frames) == times_ms[-1] // 40 + 1
     drift_ms = np.array([times_ms[frame] for frame in frames]) - 40 * np.arange(len(frames))
     assert np.abs(drift_ms).max() <= 30  # three quarters of a period
@@ -327,6 +329,21 @@ def test_damaged_frames_are_missing_at_their_time(tmp_path, suffix, codec, threa
     assert not pixels[~expected].any()
     np.testing.assert_array_equal(pixels[expected], whole[expected])
     assert (source.errors, source.ended_early) == (3, False)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_what_builds_on_a_damaged_frame_is_missing_up_to_the_next_key_frame(
+    tmp_path, codec, threads
+):
+    clip = {"codec": codec, "pixel_format": "yuv420p", "options": {"g": "10", "bf": "0"}}
+    path = clips.write(tmp_path / "a.mp4", clips.sliding(40, 32, 48), **clip)
+    whole, *_ = read(path)
+    clips.damage(path, range(13, 14), share=0.6)
+    pixels, _, decoded, source = read(path, threads=threads)
+    assert np.flatnonzero(~decoded).tolist() == [*range(13, 20)]
+    np.testing.assert_array_equal(pixels[decoded], whole[decoded])
+    assert source.errors == 7
 
 
 def test_a_damaged_start_keeps_the_clock(tmp_path):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from affect import store
 from affect.config import DataConfig
 from affect.data import importing
+from affect.data.contents import by_kind
 from affect.errors import UserError
 from affect.store import Entry
 
@@ -21,8 +22,8 @@ def entries_of(config: DataConfig, *, progress: bool = True) -> list[Entry]:
     Where it names a source these are the source's own: what else a cache holds changes no result.
 
     Raises:
-        UserError: nothing is there, a recording cannot be imported, or two corpora share a
-            subject's name.
+        UserError: nothing is there, a recording cannot be imported, two corpora share a subject's
+            name, or no recording has an annotation that is to be predicted.
     """
     cache = Path(config.cache)
     if config.source.format:
@@ -34,6 +35,7 @@ def entries_of(config: DataConfig, *, progress: bool = True) -> list[Entry]:
     if not entries:
         raise UserError(f"no corpus {config.corpus!r} in {cache}: see `affect info {cache}`")
     _refuse_shared_names(entries)
+    _refuse_unrated(entries, config.dimensions)
     return entries
 
 
@@ -68,3 +70,17 @@ def _refuse_shared_names(entries: Iterable[Entry]) -> None:
                 f"corpora {other!r} and {entry.corpus!r} both have a subject {entry.subject!r}: "
                 "choose one with data.corpus"
             )
+
+
+def _refuse_unrated(entries: Iterable[Entry], dimensions: Iterable[str]) -> None:
+    kinds = by_kind(entries)
+    rated = sorted({name for kind in kinds for name in kind.annotations})
+    missing = [dimension for dimension in dimensions if dimension not in rated]
+    if missing:
+        corpora = sorted({entry.corpus for held in kinds.values() for entry in held})
+        raise UserError(
+            f"no recording of corpus {' or '.join(map(repr, corpora))} has annotation "
+            f"{missing[0]!r}; there is {', '.join(rated) or 'none at all'}: "
+            + ("mend data.dimensions or " if rated else "")
+            + "put ratings beside the recordings as data/README.md shows"
+        )

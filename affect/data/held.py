@@ -42,4 +42,5 @@ def _entry(path: Path, recording: Recording) -> Entry:
         faces=float(recording.success.mean()),
         identity=recording.provenance.identity,
         identifying=tuple(sorted(recording.identifying)),
+        kind=recording.kind.digest,
     )

@@ -80,4 +80,4 @@ def _names(relative: Path, pattern: re.Pattern[str] | None) -> tuple[str, str]:
     match = pattern.fullmatch(relative.as_posix())
     if match is None:
         raise UserError(f"pattern {pattern.pattern!r} does not match {relative.as_posix()!r}")
-    return match["subject"], match.groupdict().get("recording") or relative.name
+    return match["subject"] or "", match.groupdict().get("recording") or relative.name

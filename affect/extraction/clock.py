@@ -39,3 +39,11 @@ class Clock:
         self._latest = pts
         place = (pts - self._origin) / period
         return self._next if abs(place - self._next) <= _TOLERANCE else round(place)
+
+
+def crowding(dropped: int, rate_hz: float) -> str:
+    """What to tell a user of frames that fell into the tick of another."""
+    return (
+        f"{dropped} frames fell into the same tick as another at {rate_hz:g} frames a second and "
+        "were left out: is its rate variable, or the container's clock too coarse?"
+    )

@@ -35,12 +35,13 @@ class Still:
     Attributes:
         path: the file.
         rate_hz: 1, since a frame must last for some time.
-        frames, batch_frames, errors, ended_early: as of a video that is whole.
+        frames, batch_frames, dropped, errors, ended_early: as of a video that is whole.
     """
 
     rate_hz = 1.0
     frames = 1
     batch_frames = 1
+    dropped = 0
     errors = 0
     ended_early = False
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from affect import store
 from affect.data.naming import has_each_face, place_of_face
 from affect.data.timeline import Place
-from affect.errors import UserError
+from affect.errors import RecordingError, UserError
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.cached import Cached
 from affect.extraction.container import require_content
@@ -104,6 +104,7 @@ def extract_one(
     noting = Noting(done.notes, listener or Listener())
     with failing_alone(done):
         require_content(path)
+        refuse_names(place, path)
         provenance = backend.provenance(path)
         held = (cached or Cached(cache)).of(place, provenance)
         if not force and _serve(held, place, provenance, backend):
@@ -131,6 +132,19 @@ def failing_alone(done: Extracted) -> Iterator[None]:
     except Exception as error:
         done.error = f"{done.path}: defect: {type(error).__name__}: {error} (report it)"
         done.cause = DEFECT
+
+
+def refuse_names(place: Place, path: Path) -> None:
+    """Refuse a file whose recordings no cache can hold, before anything of it is computed.
+
+    Raises:
+        UserError: a name is empty, not printable, or too long.
+    """
+    try:
+        store.require_names(*place)
+    except RecordingError as error:
+        advice = "rename it or its folder, or give another --pattern or --corpus"
+        raise ExtractionError(path, "a name that cannot be stored", f"{error}: {advice}") from error
 
 
 def shard(files: Sequence[T], index: int, count: int) -> list[T]:

@@ -21,11 +21,12 @@ _MATRICES: Mapping[int, tuple[int, int, int, int]] = {
     4: (104448, 132798, 24759, 53109),  # FCC
     7: (117579, 136230, 16907, 35559),  # SMPTE 240M
     9: (110013, 140363, 12277, 42626),  # BT.2020
-    10: (110013, 140363, 12277, 42626),
 }
 """By the file's matrix: red of V, blue of U, green of U and of V, in 1/65536."""
 _BT601 = (104597, 132201, 25675, 53279)
 """What all others mean, and what is meant where the file does not say."""
+CONVERTED = frozenset({0, 1, 2, 4, 5, 6, 7, 9})
+"""Matrices that swscale takes; BT.2020 with constant luminance, 10, is none in truth."""
 _LUMA, _DARK = 65536 * 255 // 219, 16
 """The weight and the zero of luma in limited range."""
 
@@ -42,8 +43,8 @@ def is_surface(frame: VideoFrame) -> bool:
 
 def is_convertible(frame: VideoFrame) -> bool:
     """Whether `bgr` takes a frame that is in a GPU's memory: one of 8 bits and of even size."""
-    sizes = frame.height % 2, frame.width % 2
-    return frame.sw_format is not None and frame.sw_format.name == "nv12" and not any(sizes)
+    odd = frame.height % 2 or frame.width % 2 or frame.colorspace not in CONVERTED
+    return frame.sw_format is not None and frame.sw_format.name == "nv12" and not odd
 
 
 def bgr(frame: VideoFrame) -> UInt8[Tensor, "H W 3"]:

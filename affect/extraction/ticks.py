@@ -31,6 +31,11 @@ class Ticks:
     frames: int
     shown: Int[np.ndarray, " T"]
 
+    @property
+    def dropped(self) -> int:
+        """How many frames fell into the tick of another."""
+        return self.frames - len(np.unique(self.shown))
+
 
 def ticks_of(path: Path) -> Ticks:
     """The ticks of a video file, for those who read all its frames but none of their times.

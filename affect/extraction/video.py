@@ -91,7 +91,8 @@ class Video:
         frames: how many to expect, from the header; None where it does not say.
         height, width: of the upright picture, in pixels; frames of another size are scaled to it.
         batch_frames: frames a batch; only the last may have fewer.
-        errors: frames so far that could not be decoded, or only by patching holes.
+        dropped: frames so far that fell into the tick of another.
+        errors: frames so far that could not be decoded, or only by patching holes, or from such.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Video:
             UserError: the file is missing, no video, or none of its frames can be decoded.
         """
         self.path = path
+        self.dropped = 0
         self._ticks = 0
         self._finished = False
         self._gpu = gpu
@@ -199,14 +201,25 @@ class Video:
         return torch.from_numpy(np.zeros(shape, np.uint8))
 
     def _paint(self, pixels: UInt8[Tensor, "N H W 3"], row: int, picture: VideoFrame) -> bool:
-        """Show a picture in a row; tells whether it could be."""
+        """Show a picture in a row; tells whether it could be.
+
+        Raises:
+            UserError: nobody can show it, nor then the rest of the video.
+        """
         if not self._screen.takes(picture):
             self.errors += 1
             return False
-        if self._gpu is None:
-            pixels.numpy()[row] = self._screen.show(picture)
-        else:
-            pixels[row] = self._screen.show_on_gpu(picture)
+        try:
+            if self._gpu is None:
+                pixels.numpy()[row] = self._screen.show(picture)
+            else:
+                pixels[row] = self._screen.show_on_gpu(picture)
+        except FFmpegError as error:  # such as BT.2020 with constant luminance
+            raise ExtractionError(
+                self.path,
+                "colours that FFmpeg cannot convert",
+                f"{error.strerror}: make them BT.709, such as by ffmpeg's -vf zscale=matrix=709",
+            ) from error
         return True
 
     def _start(self) -> tuple[VideoFrame, Iterator[_Event]]:
@@ -230,6 +243,7 @@ class Video:
         for pts, frame in self._coming:
             ticks = clock.advance(pts)
             if ticks == 0:
+                self.dropped += frame is not None
                 continue
             yield from repeat(last, ticks - 1)
             last = frame
@@ -241,9 +255,12 @@ class Video:
 
         Such a place is known by the time of a packet whose frame never came. Some packets hold no
         frame to show, so only those count that were under way when the decoder reported an error.
+        Frames that build on a damaged one are damaged too: decoders hide that up to the next key
+        frame.
         """
         due: set[int] = set()
         suspect: set[int] = set()
+        spoilt = False
         for packet in self._packets():
             if packet is not None and packet.pts is not None and not shows_nothing(packet):
                 due.add(packet.pts)
@@ -253,13 +270,16 @@ class Video:
                 frames = []
                 suspect |= due
                 if packet is not None and packet.pts is None:
+                    spoilt = True
                     yield self._lost(None)
             for frame in frames:
                 passed = set() if frame.pts is None else {pts for pts in due if pts < frame.pts}
-                yield from map(self._lost, sorted(passed & suspect))
+                missing = passed & suspect
+                yield from map(self._lost, sorted(missing))
                 due -= passed | {frame.pts}
                 suspect &= due
-                yield self._lost(frame.pts) if frame.is_corrupt else _Event(frame.pts, frame)
+                spoilt = frame.is_corrupt or ((spoilt or bool(missing)) and not frame.key_frame)
+                yield self._lost(frame.pts) if spoilt else _Event(frame.pts, frame)
         # PyAV swallows an error while it drains the decoder: whatever has not come is lost.
         yield from map(self._lost, sorted(due))
 

@@ -24,14 +24,19 @@ from affect.extraction.backends.choice import Options
 from affect.extraction.backends.protocol import Backend, Listener
 from affect.extraction.failures import ExtractionError
 from affect.extraction.geometry import PROXIES
-from affect.extraction.video import Video
+from affect.extraction.pipeline import refuse_names
+from affect.extraction.video import SUFFIXES, Video
 from affect.prediction import Prediction
 from affect.recording import OPENFACE_INTENSITIES, Recording, check
 
 CORPUS = "videos"
 """The corpus of recordings that come from videos, where nobody names another."""
 
-_FEATURES: Mapping[str, Collection[str]] = {"openface": OPENFACE_INTENSITIES, "geometry": PROXIES}
+_FEATURES: Mapping[str, Collection[str]] = {
+    "openface": OPENFACE_INTENSITIES,
+    "openface-bin": OPENFACE_INTENSITIES,
+    "geometry": PROXIES,
+}
 """A backend's name and the features that a network can count on from it."""
 
 
@@ -92,6 +97,7 @@ class TwoLevel:
                 network was trained on, or the backend makes other features.
         """
         preparation = self.level_two.preparation
+        refuse_names(place, path)
         _refuse_rate(path, _rate_hz(path), preparation)  # before it is decoded to its end
         found = list(
             self.backend.recordings(
@@ -113,24 +119,33 @@ def backend_for(features: Collection[str], options: Options) -> Backend:
 
     Args:
         features: names of action units, or of proxies.
-        options: of extraction; the backend `auto` is the one that makes the features.
+        options: of extraction; the backend `auto` is the one that makes the features, of OpenFace's
+            two its program where it is given.
 
     Raises:
-        UserError: there is none, the one that was asked for makes others, or its files or the
-            device are not there.
+        UserError: there is none, the one that was asked for makes others or reads no videos, or
+            its files or the device are not there.
     """
     lacking = {
         name: [feature for feature in features if feature not in known]
         for name, known in _FEATURES.items()
     }
     if options.backend == "auto":
-        options = replace(options, backend=_fitting(lacking))
+        fitting = _fitting(lacking)
+        by_program = fitting == "openface" and options.openface_bin is not None
+        options = replace(options, backend="openface-bin" if by_program else fitting)
     elif lacking.get(options.backend):
         raise UserError(
             f"the {options.backend} backend does not make {lacking[options.backend][0]!r}, which "
             "the network was trained on: leave out --backend"
         )
-    return choice.make(options)
+    backend = choice.make(options)
+    if not backend.suffixes & SUFFIXES:
+        raise UserError(
+            f"the {backend.name} backend reads no videos: put its tables into a cache with "
+            "`affect extract`, and predict on that"
+        )
+    return backend
 
 
 def _fitting(lacking: Mapping[str, Sequence[str]]) -> str:

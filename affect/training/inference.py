@@ -14,7 +14,7 @@ from affect.config import DataConfig
 from affect.data.corpus import entries_of
 from affect.data.datamodule import evaluation_dataset
 from affect.data.held import Held
-from affect.data.preparation import Preparation, Read, SeriesCache
+from affect.data.preparation import Preparation, Read, SeriesCache, select
 from affect.data.splits import refuse_missing
 from affect.devices import device_of
 from affect.errors import UserError
@@ -102,6 +102,18 @@ class TrainedLevelTwo:
         held = Held(recordings)
         return self.of_entries(held.entries, held.read)
 
+    def require_fit(self, entry: Entry) -> None:
+        """Refuse a recording of a cache that the network cannot take.
+
+        Raises:
+            UserError: it has another rate, lacks an action unit, cannot be read, or shows no face
+                where that would leave nothing to standardise its features by.
+        """
+        _refuse_rate(entry, self.preparation)
+        recording = store.read(entry.path)
+        select(recording, self.preparation.feature_names)
+        self.preparation.with_subjects([entry], lambda _: recording)
+
     def of_entries(self, entries: Sequence[Entry], read: Read = store.read) -> Iterator[Prediction]:
         """The prediction of each entry; one recording is held at a time.
 
@@ -121,9 +133,11 @@ class TrainedLevelTwo:
 
 
 def predict_cache(
-    run: Run, cache: Path, out: Path, *, fold: int | None, device: str
-) -> dict[str, int]:
+    run: Run, cache: Path, out: Path, *, fold: int | None, device: str, corpus: str = ""
+) -> tuple[dict[str, int], list[str]]:
     """Write the predictions of a cache's recordings, see `write_csv`.
+
+    A recording that the network cannot take stops no other.
 
     Args:
         run: a finished run.
@@ -131,13 +145,25 @@ def predict_cache(
         out: the CSV.
         fold: which fold's network; needed where the run has several.
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
+        corpus: predict this one alone; empty for all.
+
+    Returns:
+        How many `recordings` and `frames` were predicted, and of each that was left out, why.
 
     Raises:
-        UserError: the run is not finished, the cache is empty or lacks an action unit, or the CSV
-            cannot be written.
+        UserError: the run is not finished, the cache is empty, or the CSV cannot be written.
     """
-    entries = store.entries(cache)
-    return write_csv(out, TrainedLevelTwo(run, fold, device).of_entries(entries))
+    entries = store.entries(cache, corpus)
+    level_two = TrainedLevelTwo(run, fold, device)
+    fitting: list[Entry] = []
+    left_out: list[str] = []
+    for entry in entries:
+        try:
+            level_two.require_fit(entry)
+            fitting.append(entry)
+        except UserError as error:
+            left_out.append(str(error))
+    return write_csv(out, level_two.of_entries(fitting)), left_out
 
 
 def write_csv(out: Path, predictions: Iterable[Prediction]) -> dict[str, int]:
@@ -176,12 +202,16 @@ def _knowing(trained: Trained, entries: Sequence[Entry], read: Read = store.read
     """The same network, with the statistics of these recordings' subjects; refuses another rate."""
     preparation = trained.preparation
     for entry in entries:
-        if not preparation.fits_rate(entry.rate_hz):
-            raise UserError(
-                f"recording {entry.key} has {entry.rate_hz:g} frames a second, the network was "
-                f"trained on {preparation.rate_hz:g}: use recordings of that rate"
-            )
+        _refuse_rate(entry, preparation)
     return dataclasses.replace(trained, preparation=preparation.with_subjects(entries, read))
+
+
+def _refuse_rate(entry: Entry, preparation: Preparation) -> None:
+    if not preparation.fits_rate(entry.rate_hz):
+        raise UserError(
+            f"recording {entry.key} has {entry.rate_hz:g} frames a second, the network was "
+            f"trained on {preparation.rate_hz:g}: use recordings of that rate"
+        )
 
 
 def _outputs(

@@ -63,6 +63,7 @@ def draw(recording: Recording, openface: pd.DataFrame | None = None) -> Figure:
     for axes, column in zip(rows, sorted(moving), strict=False):
         _draw_unit(axes, recording, int(column), openface)
     _draw_timeline(rows[-1], recording)
+    _add_legend(figure)
     return figure
 
 
@@ -72,31 +73,48 @@ def _draw_unit(
     name = recording.intensity_names[column]
     if openface is not None and name in openface:
         dashes = {"linestyle": "--", "linewidth": 0.9}
-        axes.plot(openface["timestamp"], openface[name], color=BLACK, **dashes)
+        axes.plot(
+            openface["timestamp"], openface[name], color=BLACK, label="OpenFace itself", **dashes
+        )
     values = recording.intensity[:, column]
-    axes.plot(recording.time_s, values, color=BLUE, linewidth=1.0)
+    label = "intensity" if name.endswith("_r") else "landmark proxy"
+    axes.plot(recording.time_s, values, color=BLUE, linewidth=1.0, label=label)
     top = 5.0 if name.endswith("_r") else float(np.nanmax(values))
     axes.set_ylim(0 if name.endswith("_r") else float(np.nanmin(values)), top)
     presence = f"{name[:4]}_c"
     if recording.presence is not None and presence in recording.presence_names:
         present = recording.presence[:, recording.presence_names.index(presence)] > 0
-        axes.fill_between(
-            recording.time_s, 0, top, where=present, color=VERMILION, alpha=0.15, lw=0
-        )
-    label = f"{name[:4]} {NAMES.get(name[:4], '')}"
-    axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        shade = {"color": VERMILION, "alpha": 0.15, "lw": 0}
+        axes.fill_between(recording.time_s, 0, top, where=present, label="present", **shade)
+    title = f"{name[:4]} {NAMES.get(name[:4], '')}"
+    axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_timeline(axes: Axes, recording: Recording) -> None:
-    axes.fill_between(recording.time_s, 0, 1, where=~recording.success, color=GREY, lw=0)
-    axes.plot(recording.time_s, recording.confidence, color=BLACK, linewidth=0.8)
+    time_s, lost = recording.time_s, ~recording.success
+    axes.fill_between(time_s, 0, 1, where=lost, color=GREY, lw=0, label="no face")
+    axes.plot(time_s, recording.confidence, color=BLACK, linewidth=0.8, label="confidence")
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("face (confidence)", rotation=0, ha="right", va="center", fontsize=8)
     axes.set_xlabel("time (s)", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _add_legend(figure: Figure) -> None:
+    """Say once what each line and shade is, above all rows."""
+    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {label: handle for pair in drawn for handle, label in zip(*pair, strict=True)}
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper center",
+        ncols=len(handles),
+        fontsize=7,
+        frameon=False,
+    )
 
 
 if __name__ == "__main__":

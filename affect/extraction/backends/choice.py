@@ -62,8 +62,8 @@ def make(options: Options) -> Backend:
     """The backend of these options.
 
     Raises:
-        UserError: the name is unknown, the backend's files or the device are not there, or it has
-            not what is to be kept.
+        UserError: the name is unknown, the backend's files or the device are not there, it has
+            not what is to be kept, or it has no use for an option.
     """
     name = options.backend
     if name == "auto":
@@ -79,7 +79,7 @@ def make(options: Options) -> Backend:
 
 
 def _openface(options: Options) -> Backend:
-    device = device_of(options.device)
+    device = _device_of_frames(options)
     features = OpenFaceFeatures(
         options.openface_home, device, still=options.still, keep=options.keep
     )
@@ -87,9 +87,17 @@ def _openface(options: Options) -> Backend:
 
 
 def _geometry(options: Options) -> Backend:
-    device = device_of(options.device)
+    device = _device_of_frames(options)
     features = GeometryFeatures(options.keep)
     return _of_frames(features, device, options)
+
+
+def _device_of_frames(options: Options) -> torch.device:
+    _refuse_given(options, "openface_bin", "timeout_s")
+    device = device_of(options.device)
+    if device.type != "cuda" or options.still:
+        _refuse_given(options, "gpu_decoding")
+    return device
 
 
 def _of_frames(features: FeatureExtractor, device: torch.device, options: Options) -> Backend:
@@ -105,11 +113,13 @@ def _of_frames(features: FeatureExtractor, device: torch.device, options: Option
 
 def _openface_csv(options: Options) -> Backend:
     _require_one_video_face(options)
+    _refuse_given(options, "openface_bin", "timeout_s", "gpu_decoding")
     return OpenFaceCsv()
 
 
 def _openface_bin(options: Options) -> Backend:
     _require_one_video_face(options)
+    _refuse_given(options, "gpu_decoding")
     if options.timeout_s is not None and not options.timeout_s > 0:
         raise UserError(f"--timeout {options.timeout_s:g}: give seconds above 0")
     program = openface_program.find(options.openface_bin, _home(options))
@@ -128,6 +138,22 @@ def _require_one_video_face(options: Options) -> None:
             f"FeatureExtraction follows one face: leave out --faces {options.faces}, or choose "
             "--backend openface"
         )
+
+
+_PURPOSES: Mapping[str, tuple[str, str]] = {
+    "openface_bin": ("--openface-bin", "the openface-bin backend"),
+    "timeout_s": ("--timeout", "the openface-bin backend"),
+    "gpu_decoding": ("--gpu-decoding", "videos that openface or geometry reads on a GPU"),
+}
+"""Options that only some backends use: the flag and what it is for."""
+
+
+def _refuse_given(options: Options, *names: str) -> None:
+    """What the backend has no use for must be at its default, else a user waits for its effect."""
+    for name in names:
+        if getattr(options, name) != getattr(Options, name):
+            flag, purpose = _PURPOSES[name]
+            raise UserError(f"{flag} is for {purpose}: leave it out")
 
 
 BACKENDS: Mapping[str, Callable[[Options], Backend]] = {

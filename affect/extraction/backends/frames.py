@@ -17,6 +17,7 @@ from affect.data.timeline import Place
 from affect.extraction.backends.features import FeatureExtractor
 from affect.extraction.backends.protocol import Listener
 from affect.extraction.backends.tracks import Face, Tracks
+from affect.extraction.clock import crowding
 from affect.extraction.faces import detector, landmarks, networks
 from affect.extraction.faces.landmark_csv import CsvLandmarks, csv_beside
 from affect.extraction.faces.tracker import (
@@ -111,6 +112,7 @@ class FrameBackend:
         Raises:
             UserError: the video cannot be read or shows no face, or is too large for the GPU.
         """
+        _tell_of_other_csv(path, listener)
         try:
             video, frames, faces = self._segments(partial(self._followed, path, listener))
         except torch.OutOfMemoryError as error:
@@ -163,8 +165,16 @@ class FrameBackend:
         )
 
 
+def _tell_of_other_csv(path: Path, listener: Listener) -> None:
+    other = path.with_suffix(".csv")
+    if other.is_file() and csv_beside(path) is None:
+        listener.note(f"{other}: holds no landmarks of OpenFace: the built-in network is used")
+
+
 def _tell_of_damage(video: Video | Still, frames: int, listener: Listener) -> None:
     if video.errors:
         listener.note(f"{video.path}: {video.errors} of {frames} frames could not be decoded")
+    if video.dropped:
+        listener.note(f"{video.path}: {crowding(video.dropped, video.rate_hz)}")
     if video.ended_early:
         listener.note(f"{video.path}: ends after {frames} of {video.frames} frames: is it cut off?")

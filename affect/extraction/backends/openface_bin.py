@@ -15,6 +15,7 @@ from affect.data.importing import sha256_of
 from affect.data.timeline import Place, Track, assemble
 from affect.errors import UserError
 from affect.extraction.backends.protocol import Listener
+from affect.extraction.clock import crowding
 from affect.extraction.failures import ExtractionError
 from affect.extraction.openface import program as programs
 from affect.extraction.ticks import Ticks, ticks_of
@@ -109,5 +110,7 @@ def _on_clock(track: Track, ticks: Ticks, path: Path, listener: Listener) -> Tra
     if rows != ticks.frames:
         listener.note(f"{path}: OpenFace read {rows} of {ticks.frames} frames: is it damaged?")
         shown = np.arange(rows)
+    elif ticks.dropped:
+        listener.note(f"{path}: {crowding(ticks.dropped, ticks.rate_hz)}")
     time_s = np.arange(len(shown)) / ticks.rate_hz
     return replace(track.taken(shown), source=path, time_s=time_s)

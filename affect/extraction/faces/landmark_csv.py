@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float64
 
 from affect.data import columns
+from affect.errors import UserError
 from affect.extraction.faces.landmarks import POINTS
 from affect.extraction.faces.tracker import TrackedFace
 from affect.extraction.failures import ExtractionError
@@ -18,20 +20,31 @@ from affect.extraction.ticks import Ticks
 from affect.extraction.video import FrameBatch
 
 _NO_FIT = "landmarks that do not fit"
+_HEADER_BYTES = 1 << 16
 _COLUMN = re.compile(r"[xy]_\d+|frame|success|confidence|face_id")
 
 
 def csv_beside(video: Path) -> Path | None:
-    """The CSV of a video's name in its folder, where it holds 68 landmarks.
+    """The CSV of a video's name in its folder, where its header names landmarks.
+
+    Any other CSV is passed over, whatever it holds: people keep their ratings there too.
 
     Raises:
         UserError: it cannot be read.
     """
     path = video.with_suffix(".csv")
-    if not path.is_file():
-        return None
-    names = columns.header(path).names
-    return path if {"x_0", f"x_{POINTS - 1}", f"y_{POINTS - 1}"} <= set(names) else None
+    return path if path.is_file() and b"x_0" in _first_names(path) else None
+
+
+def _first_names(path: Path) -> list[bytes]:
+    """The cells of a file's first line that is not blank; of a file that is no text, anything."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    header = start.removeprefix(codecs.BOM_UTF8).lstrip(b",;\t \r\n").partition(b"\n")[0]
+    return [name.strip(b' "\r') for name in re.split(rb"[,;\t]", header)]
 
 
 class CsvLandmarks:
