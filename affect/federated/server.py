@@ -185,6 +185,26 @@ class Server:
             state = done.state
             yield done
 
+    def final(
+        self, parameters: Float32[np.ndarray, " P"], preparation: Preparation
+    ) -> dict[str, float]:
+        """Validation and test metrics of a network, from the moments of those clients.
+
+        Raises:
+            UserError: more clients fail than are allowed to.
+        """
+        self._preparation = json.dumps(preparation.to_json())
+        clients = [client for client in self._clients if client.part != "train"]
+        request = Evaluate(*self._about, self._preparation, self._config.rounds, parameters)
+        answers = list(self._tolerated(clients, self._exchange(clients, request, Evaluated)))
+        values: dict[str, float] = {}
+        for part in ("val", "test"):
+            gathered = _Gathered(self._experiment.data.dimensions)
+            for _ in gathered.taking((c, reply) for c, reply in answers if c.part == part):
+                pass
+            values |= gathered.scores(part)
+        return values
+
     def _round(self, number: int, state: State, epsilon: float) -> Round:
         self._meter = _Meter()
         start_s = time.perf_counter()
