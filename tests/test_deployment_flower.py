@@ -24,10 +24,16 @@ from affect.federated.engines.inprocess import InProcessGrid, one_by_one
 from affect.federated.enrolment import EnrolledPlace
 from tests import sites
 
-pytestmark = pytest.mark.deployment
+pytestmark = [
+    pytest.mark.deployment,
+    pytest.mark.skipif(
+        "deployment" not in os.environ.get("AFFECT_REQUIRE", "").split(","),
+        reason="it takes two minutes: AFFECT_REQUIRE=deployment",
+    ),
+]
 SCRIPTS = Path(__file__).parents[1] / "deployment"
-FRACTION, TIMEOUT_S = 0.4, 25.0
-LONGEST_S = 150
+ROUNDS, TIMEOUT_S = 6, 40.0
+LONGEST_S = 240
 
 
 class Host:
@@ -38,7 +44,7 @@ class Host:
         self.started = []
         self.ports = iter(free_ports(8))
 
-    def environment(self, home):
+    def environment(self, home, retry_s=120):
         known = {
             name: value
             for name, value in os.environ.items()
@@ -46,15 +52,16 @@ class Host:
         }
         root = str(SCRIPTS.parent)
         home = str(self.folder / "homes" / home)
-        return {**known, "FLWR_HOME": home, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        own = {"FLWR_HOME": home, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        return {**known, **own, "AFFECT_RETRY_S": str(retry_s)}
 
-    def start(self, home, script, *arguments, log=None):
+    def start(self, home, script, *arguments, log=None, retry_s=120):
         log = self.folder / f"{log or f'{home}.{script}'}.log"
         with log.open("a") as file:
             process = subprocess.Popen(
                 [SCRIPTS / f"{script}.sh", *map(str, arguments)],
                 cwd=self.folder,
-                env=self.environment(home),
+                env=self.environment(home, retry_s),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -136,13 +143,12 @@ def test_three_sites_train_while_one_is_killed_and_returns(host):
     nodes = {site: connect(host, site, gate) for site in sites.PEOPLE}
 
     asked = sites.experiment(
-        folder, rounds=3, evaluate_every=3, failure_fraction=FRACTION, timeout_s=TIMEOUT_S
+        folder, rounds=ROUNDS, evaluate_every=ROUNDS, failure_fraction=0.4, timeout_s=TIMEOUT_S
     )
     (folder / "experiment.yaml").write_text(to_yaml(asked))
     run = host.start("server", "run", 3, folder / "experiment.yaml")
     (path,) = wait_for(lambda: list(folder.glob("runs/toy/*/metrics.csv")), "no round")
     kill(nodes["west"])
-    wait_for(lambda: failures(path.parent), "no failure is told")
     nodes["west"] = connect(host, "west", gate)
     assert run.wait(timeout=LONGEST_S) == 0, run.log.read_text()
 
@@ -150,7 +156,6 @@ def test_three_sites_train_while_one_is_killed_and_returns(host):
     assert_refused(strangers)
     assert_only_sites_pass(host, gate, certificates)
     assert_ports_in_use_are_told(host, gate, superlink, certificates)
-    assert "train: 2" in (folder / "west.site.log").read_text()
 
 
 def register(host):
@@ -175,28 +180,29 @@ def uninvited(host, gate):
         "Failed to activate SuperNode": host.start(
             *("x", "supernode", at, known, folder / "keys" / "x", answering, next(host.ports)),
             log="unregistered",
+            retry_s=0,
         ),
         "certificate verify failed": host.start(
             *("x", "supernode", at, folder / "other" / "ca.crt", folder / "keys" / "east"),
             *(answering, next(host.ports)),
             log="untrusting",
+            retry_s=0,
         ),
     }
 
 
-def failures(folder):
-    return json.loads((folder / "run.json").read_text()).get("failures")
-
-
 def assert_as_in_process(folder, asked, corpus):
-    """The same model as of sites in this process, of which one is silent in the second round."""
+    """The same model as of sites in this process, of which one is silent while it was away."""
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done"
-    assert [(item["round"], item["client"]) for item in record["failures"]] == [(2, "west/train")]
+    assert {item["client"] for item in record["failures"]} == {"west/train"}
+    away = [item["round"] for item in record["failures"]]
+    assert away == list(range(2, 2 + len(away)))
     with (folder / "clients.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["part"] == "train"]
-    assert [row["round"] for row in rows if row["client"] == "west/train"] == ["1", "3"]
-    here = lead(in_process(corpus), asked, 3)
+        rows = [row for row in csv.DictReader(file) if row["client"] == "west/train"]
+    assert [int(row["round"]) for row in rows] == [1, *range(away[-1] + 1, ROUNDS + 1)]
+    assert away[-1] < ROUNDS
+    here = lead(in_process(corpus, away), asked, 3)
     one, other = (load_file(item / "model.safetensors") for item in (folder, here.folder))
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
@@ -204,7 +210,7 @@ def assert_as_in_process(folder, asked, corpus):
         assert record["metrics"][name] == value, name
 
 
-def in_process(corpus):
+def in_process(corpus, away):
     device = torch.device("cpu")
     places = [
         EnrolledPlace(site, store.entries(corpus / site), corpus / "here" / site, device)
@@ -216,7 +222,7 @@ def in_process(corpus):
     def app(message, context):
         numbers = message.content["numbers"]
         if context.node_id == silent and message.metadata.message_type == "train":
-            assert numbers["round"] != 2, "silent"
+            assert numbers["round"] not in away, "silent"
         return apps[context.node_id - 1](message, context)
 
     return InProcessGrid(one_by_one(app), len(apps))
