@@ -21,4 +21,5 @@ id="$(field run-id <<<"$told")"
 echo "run $id: stop it with \`flwr stop $id deployment\`" >&2
 flwr log "$id" deployment --stream >&2
 told="$(flwr list deployment --run-id "$id" --format json)"
-[ "$(field status <<<"$told")" = finished:completed ] || refuse "$(field status-details <<<"$told")"
+status="$(field status <<<"$told")"
+[ "$status" = finished:completed ] || refuse "$status: $(field status-details <<<"$told")"

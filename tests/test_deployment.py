@@ -3,7 +3,12 @@
 import csv
 import dataclasses
 import json
+import os
+import shutil
+import socket
+import subprocess
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ from affect.errors import UserError
 from affect.federated.client import enrolled_app
 from affect.federated.engines import service
 from affect.federated.engines.deployment import lead, opened
+from affect.federated.engines.gate import keep_gate
 from affect.federated.engines.inprocess import InProcessGrid, one_by_one
 from affect.federated.enrolment import EnrolledPlace
 from affect.federated.federate import federate
@@ -225,17 +231,17 @@ def asked_at(tmp_path):
 
 
 def test_a_service_answers_as_the_app_does_and_tells_no_more(corpus, asked_at):
-    socket = asked_at(enrolled_app(place(corpus, "east")))
+    at = asked_at(enrolled_app(place(corpus, "east")))
     asked = Enrol(to_yaml(shared(sites.experiment(corpus))))
-    reply = service.ask(socket, Message(asked.encode(), 7, Enrol.action, group_id="3"))
+    reply = service.ask(at, Message(asked.encode(), 7, Enrol.action, group_id="3"))
     assert Enrolled.decode(reply.content) == Enrolled("east", 2, 2, 0)
     assert reply.metadata.group_id == "3"
-    assert socket.stat().st_mode & 0o007 == 0
+    assert at.stat().st_mode & 0o007 == 0
     broken = Message(RecordDict(), 7, "train")
-    reply = service.ask(socket, broken)
+    reply = service.ask(at, broken)
     assert reply.error.reason == "MessageError, which the site's own log explains"
     with pytest.raises(UserError, match="another service answers at"):
-        service.serve(lambda m, _: m, socket)
+        service.serve(lambda m, _: m, at)
 
 
 def test_an_error_that_names_a_person_stays_at_the_site(asked_at, caplog):
@@ -245,3 +251,23 @@ def test_an_error_that_names_a_person_stays_at_the_site(asked_at, caplog):
     reply = service.ask(asked_at(app), Message(RecordDict(), 7, "train"))
     assert reply.error.reason == "UserError, which the site's own log explains"
     assert "toy/Anna/1" in caplog.text
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_a_gate_without_a_port_or_a_certificate_says_so(tmp_path):
+    folder = tmp_path / "certificates"
+    script = Path(__file__).parents[1] / "deployment" / "certificates.sh"
+    environment = {**os.environ, "FLWR_HOME": str(tmp_path)}
+    subprocess.run([script, folder, "fed.example.org"], check=True, env=environment, text=True)
+    files = [folder / name for name in ("server.crt", "server.key", "ca.crt")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen at 127.0.0.1:{port}: .*in use"):
+            keep_gate("127.0.0.1", port, "127.0.0.1:1", *files)
+    files[2].unlink()
+    with pytest.raises(UserError, match=r"cannot use .*server\.crt"):
+        keep_gate("127.0.0.1", 1, "127.0.0.1:1", *files)
+    again = subprocess.run(
+        [script, folder, "fed.example.org"], env=environment, capture_output=True, check=False
+    )
+    assert again.returncode == 2

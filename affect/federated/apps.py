@@ -8,7 +8,7 @@ experiment's people.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -72,7 +72,7 @@ def _place(context: Context) -> tuple[str, int, int]:
     return str(settings["experiment"]), int(partition), int(partitions)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _simulated(experiment: str, partition: int, partitions: int) -> ClientApp:
     """A site with every `partitions`-th of the people in the experiment's cache."""
     import torch
