@@ -448,6 +448,77 @@ def _trained(options: argparse.Namespace, name: str, train: Callable[..., Any]) 
     return _scores(run.record["metrics"], run.folder)
 
 
+# --- deployment ------------------------------------------------------------------------------
+
+
+def _configure_site(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", required=True, help="what the server calls this site")
+    parser.add_argument("--cache", type=_path, required=True, help="folder of recordings")
+    parser.add_argument("--corpus", default="", help="use this corpus of the cache alone")
+    parser.add_argument("--state", type=_path, required=True, help="folder of clients' own states")
+    parser.add_argument("--socket", type=_path, required=True, help="where the SuperNode asks")
+    parser.add_argument("--split", type=_path, help="YAML of the folds, for split.kind file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, default=1, help="on the CPU; default: %(default)s")
+
+
+def _site(options: argparse.Namespace) -> Result:
+    import torch
+
+    from affect.config import DataConfig
+    from affect.data.corpus import entries_of
+    from affect.devices import device_of
+    from affect.federated.client import enrolled_app
+    from affect.federated.engines.service import serve
+    from affect.federated.enrolment import EnrolledPlace
+    from affect.files import require_writable
+    from affect.stopping import stopping
+
+    _log_to_standard_error()
+    torch.set_num_threads(options.threads)
+    require_writable(options.state)
+    entries = entries_of(DataConfig(cache=str(options.cache), corpus=options.corpus))
+    device = device_of(options.device)
+    place = EnrolledPlace(options.name, entries, options.state, device, options.split)
+    with stopping("the site has stopped; start it again with the same command"):
+        serve(enrolled_app(place), options.socket)
+    return Result(None, {})
+
+
+def _configure_gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="0.0.0.0", help="default: %(default)s")
+    parser.add_argument("--port", type=int, required=True, help="that sites connect to")
+    parser.add_argument("--superlink", required=True, help="HOST:PORT on this machine")
+    for name, what in (
+        ("certificate", "of this machine, PEM"),
+        ("key", "of the certificate, PEM"),
+        ("authority", "certificate of who signed it, PEM"),
+    ):
+        parser.add_argument(f"--{name}", type=_path, required=True, help=what)
+
+
+def _gate(options: argparse.Namespace) -> Result:
+    from affect.federated.engines.gate import keep_gate
+
+    _log_to_standard_error()
+    keep_gate(
+        options.host,
+        options.port,
+        options.superlink,
+        options.certificate,
+        options.key,
+        options.authority,
+    )
+    return Result(None, {})
+
+
+def _log_to_standard_error() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def _configure_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=_path, help="a run's folder")
     parser.add_argument("--cache", type=_path, help="where the recordings are now")
@@ -599,6 +670,8 @@ COMMANDS: Mapping[str, Command] = {
     "verify": Command("every checksum and invariant of a cache", _configure_cache, _verify),
     "fit": Command("train, validate and test an experiment", _configure_training, _fit, True),
     "federate": Command("the same experiment, by clients", _configure_training, _federate, True),
+    "site": Command("hold a site's recordings in a deployment", _configure_site, _site),
+    "gate": Command("let sites through to a SuperLink", _configure_gate, _gate),
     "validate": Command("a run's validation scores again", _configure_score, _scorer("val")),
     "test": Command("a run's test scores again", _configure_score, _scorer("test")),
     "predict": Command("videos or recordings to valence and arousal", _configure_predict, _predict),

@@ -285,7 +285,7 @@ def raises(reply):
     from flwr.app import Error
 
     told = Error(4, "OSError: its disk is gone")
-    return Message(told, reply_to=Message(reply.content, 1, "train"))
+    return Message(told, reply_to=Message(reply.content, 1, "train", group_id="0"))
 
 
 def not_finite(values):

@@ -18,7 +18,7 @@ from affect.federated.messages import (
     size_of,
 )
 
-TRAIN = Train("experiment", 3, "{}", 2, np.arange(5, dtype=np.float32))
+TRAIN = Train("experiment", "run", 3, "train", "{}", 2, np.arange(5, dtype=np.float32))
 TRAINED = Trained(
     parameters=np.arange(5, dtype=np.float32),
     control=None,
@@ -51,7 +51,7 @@ def test_flower_reads_the_arrays_that_are_packed_here_and_the_other_way_round():
 
 def test_a_request_is_addressed_without_copying_what_clients_share():
     records = TRAIN.encode()
-    other = addressed(records, 7)
+    other = addressed(records, 7, "train")
     assert Train.decode(other).client == 7
     assert Train.decode(records).client == 3
     assert other["arrays"]["parameters"] is records["arrays"]["parameters"]

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import gammaln, logsumexp
 
 from affect.config import FederationConfig, PrivacyConfig
+from affect.federated.draws import seeded
 from affect.federated.population import Client, sample
 from affect.federated.privacy import (
     clipped,
@@ -130,10 +131,10 @@ def test_nothing_is_spent_before_the_first_round_or_without_privacy():
 def test_central_privacy_samples_each_client_on_its_own():
     clients = [Client(index, "train", (f"P{index}",)) for index in range(50)]
     config = FederationConfig(client_fraction=0.2, privacy=CENTRAL)
-    drawn = [sample(clients, number, 3, config) for number in range(400)]
+    drawn = [sample(clients, seeded(3)(number), config) for number in range(400)]
     sizes = [len(round_) for round_ in drawn]
     assert np.mean(sizes) == pytest.approx(10, abs=0.6)
     assert np.var(sizes) == pytest.approx(50 * 0.2 * 0.8, rel=0.25)
     fixed = dataclasses.replace(config, privacy=PrivacyConfig())
-    assert {len(sample(clients, number, 3, fixed)) for number in range(50)} == {10}
-    assert sample(clients, 7, 3, config) == sample(clients, 7, 3, config)
+    assert {len(sample(clients, seeded(3)(number), fixed)) for number in range(50)} == {10}
+    assert sample(clients, seeded(3)(7), config) == sample(clients, seeded(3)(7), config)

@@ -63,21 +63,39 @@ def split(frames: Mapping[str, int], config: SplitConfig) -> list[Fold]:
     Raises:
         UserError: too few subjects, an unknown subject or fold, a subject in two parts.
     """
-    if config.kind == "ratio":
-        folds = [_ratio(frames, config)]
-    elif config.kind == "listed":
-        folds = [_listed(frames, config)]
-    else:
-        folds = [
-            _around(index, test, frames, config)
-            for index, test in enumerate(_test_parts(frames, config))
-        ]
-    _refuse_empty(folds)
-    if config.fold is None:
-        return folds
-    if not 0 <= config.fold < len(folds):
-        raise UserError(f"data.split.fold {config.fold} is not one of 0 to {len(folds) - 1}")
-    return [folds[config.fold]]
+    if config.kind == "listed":
+        _refuse_unmatched(frames, config)
+    folds = _folds(frames, config)
+    refuse_empty(folds)
+    return folds if config.fold is None else [_chosen(folds, config.fold)]
+
+
+def divided(frames: Mapping[str, int], config: SplitConfig) -> Fold:
+    """The subjects of one of several places, by the rules that hold for all of them.
+
+    A part may be empty here, and a pattern may match nobody.
+
+    Args:
+        frames: the number of frames of each subject at this place.
+        config: rules that give one fold, see `refuse_folds`.
+
+    Raises:
+        UserError: too few subjects for the rules, an unknown subject or fold.
+    """
+    return _chosen(_folds(frames, config), config.fold or 0)
+
+
+def refuse_folds(config: SplitConfig) -> None:
+    """Refuse rules that give several folds.
+
+    Raises:
+        UserError: they do.
+    """
+    if config.fold is None and config.kind not in ("ratio", "listed"):
+        raise UserError(
+            f"data.split.kind {config.kind} gives several folds, of which a deployment trains "
+            "one: name it with data.split.fold"
+        )
 
 
 def refuse_missing(folds: Iterable[Fold], entries: Iterable[Entry]) -> None:
@@ -104,17 +122,35 @@ def ranked(subjects: Iterable[str], seed: int, purpose: str) -> list[str]:
     )
 
 
+def _folds(frames: Mapping[str, int], config: SplitConfig) -> list[Fold]:
+    if config.kind == "ratio":
+        return [_ratio(frames, config)]
+    if config.kind == "listed":
+        return [_listed(frames, config)]
+    tests = enumerate(_test_parts(frames, config))
+    return [_around(index, test, frames, config) for index, test in tests]
+
+
+def _chosen(folds: Sequence[Fold], fold: int) -> Fold:
+    if not 0 <= fold < len(folds):
+        raise UserError(f"data.split.fold {fold} is not one of 0 to {len(folds) - 1}")
+    return folds[fold]
+
+
 def _ratio(frames: Mapping[str, int], config: SplitConfig) -> Fold:
     order = ranked(frames, config.seed, "test")
     count = max(min(_share(len(order), config.test_fraction), len(order) - 2), 0)
     return _around(0, order[:count], frames, config)
 
 
-def _listed(frames: Mapping[str, int], config: SplitConfig) -> Fold:
+def _refuse_unmatched(frames: Mapping[str, int], config: SplitConfig) -> None:
     for part in ("train", "val", "test"):
         for pattern in getattr(config, part):
             if not any(fnmatchcase(subject, pattern) for subject in frames):
                 raise UserError(f"data.split.{part}: no subject is called {pattern!r}")
+
+
+def _listed(frames: Mapping[str, int], config: SplitConfig) -> Fold:
     parts = [
         tuple(sorted(s for s in frames if any(fnmatchcase(s, p) for p in patterns)))
         for patterns in (config.train, config.val, config.test)
@@ -173,7 +209,12 @@ def _share(count: int, fraction: float) -> int:
     return max(min(max(round(count * fraction), 1), count - 1), 0)
 
 
-def _refuse_empty(folds: Sequence[Fold]) -> None:
+def refuse_empty(folds: Iterable[Fold]) -> None:
+    """Refuse folds without anybody in a part.
+
+    Raises:
+        UserError: naming the part.
+    """
     for fold in folds:
         for part in ("train", "val", "test"):
             if not getattr(fold, part):

@@ -11,7 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from affect.config import TrainerConfig
-from affect.federated.messages import Content, Delays, Evaluate, Survey, Train
+from affect.federated.enrolment import EnrolledPlace
+from affect.federated.messages import Content, Delays, Enrol, Evaluate, Request, Survey, Train
 from affect.federated.site import Site, device_for
 from affect.store import Entry
 
@@ -32,23 +33,23 @@ def app_at(
     return client_app(lambda _: site)
 
 
-_Request = TypeVar("_Request", bound=Content)
+_Request = TypeVar("_Request", bound=Request)
 
 
-def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
+def client_app(site_of: Callable[[Request], Site]) -> ClientApp:
     """The app of the clients at a place.
 
     Args:
-        site_of: the place that a node stands for.
+        site_of: the place that answers a request.
     """
     app = ClientApp()
 
     def answers(
         kind: type[_Request], answer: Callable[[Site, _Request], Content]
     ) -> Callable[[Message, Context], Message]:
-        def handle(message: Message, context: Context) -> Message:
-            reply = answer(site_of(context), kind.decode(message.content))
-            return Message(reply.encode(), reply_to=message)
+        def handle(message: Message, _: Context) -> Message:
+            request = kind.decode(message.content)
+            return Message(answer(site_of(request), request).encode(), reply_to=message)
 
         return handle
 
@@ -56,4 +57,16 @@ def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
     app.query("delays")(answers(Delays, Site.delays))
     app.train()(answers(Train, Site.train))
     app.evaluate()(answers(Evaluate, Site.evaluate))
+    return app
+
+
+def enrolled_app(place: EnrolledPlace) -> ClientApp:
+    """The app of a place whose people the server does not know."""
+    app = client_app(place.site_of)
+
+    @app.query("enrol")
+    def enrol(message: Message, _: Context) -> Message:
+        reply = place.enrol(Enrol.decode(message.content))
+        return Message(reply.encode(), reply_to=message)
+
     return app

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ from affect.prediction import Prediction
 from affect.store import Entry
 from affect.tracking import Tracker
 from affect.training.execution import Draw, execute
+from affect.training.module import AffectModule
 from affect.training.run import Run
 from affect.training.scores import MONITOR
 from affect.training.trained import PREDICTIONS, conclude
@@ -56,7 +58,7 @@ def federate(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -
         UserError: the configuration, the corpus, a client or the folder cannot be used.
         Preempted: after SIGTERM or SIGUSR1; the last finished round is saved.
     """
-    _refuse_unfit(experiment)
+    refuse_unfit(experiment)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with _giving_way():
         return execute(experiment, "federate", _train, draw=draw, resume=resume)
@@ -76,11 +78,8 @@ def _train(
     with engine(make_app, len(clients), experiment.federation) as grid:
         nodes = {client.index: client.index + 1 for client in clients}
         server = Server(grid, clients, nodes, experiment)
-        state, preparation = _rounds(run, fold, server, tracker)
-    _record(run, fold, state)
-    module = initial_module(experiment, preparation.features)
-    kept = state.best_parameters if experiment.trainer.keep == "best" else state.parameters
-    vector_to_parameters(torch.from_numpy(kept.copy()), module.model.parameters())
+        state, preparation = trained_rounds(run, fold, server, tracker)
+    module = kept_module(experiment, preparation, state)
     parts = _by_part(fold, entries)
     known = preparation.with_subjects([*parts["val"], *parts["test"]])
     series = SeriesCache(known, experiment.data.memory_mb * _MIB)
@@ -89,10 +88,22 @@ def _train(
     )
 
 
-def _rounds(
+def trained_rounds(
     run: Run, fold: Fold, server: Server, tracker: Tracker | None
 ) -> tuple[State, Preparation]:
-    """The state after a fold's last round, and what the clients have agreed on."""
+    """The state after a fold's last round, and what the clients have agreed on.
+
+    Each round is saved, reported and shown; those that are there already are not trained again.
+
+    Args:
+        run: whose folder takes the files.
+        fold: which fold.
+        server: leads its rounds.
+        tracker: takes the metrics.
+
+    Raises:
+        UserError: as `Server.agree` and `Server.rounds`.
+    """
     experiment = run.experiment
     path = run.fold_folder(fold.index) / "checkpoints" / "state.safetensors"
     if path.exists():
@@ -111,7 +122,21 @@ def _rounds(
         state = done.state
         if _exhausted(experiment, state):
             break
+    _record(run, fold, state)
     return state, preparation
+
+
+def kept_module(experiment: Experiment, preparation: Preparation, state: State) -> AffectModule:
+    """The network with the weights that the experiment keeps: the best round's, or the last's."""
+    module = initial_module(experiment, preparation.features)
+    vector_to_parameters(torch.from_numpy(kept(experiment, state)), module.model.parameters())
+    return module
+
+
+def kept(experiment: Experiment, state: State) -> Float32[np.ndarray, " P"]:
+    """The parameters that the experiment keeps."""
+    best = experiment.trainer.keep == "best"
+    return (state.best_parameters if best else state.parameters).copy()
 
 
 def _initial(experiment: Experiment, preparation: Preparation) -> State:
@@ -207,7 +232,7 @@ def _postfix(done: Round) -> str:
     return said + (f", {len(done.failures)} failed" if done.failures else "")
 
 
-def _refuse_unfit(experiment: Experiment) -> None:
+def refuse_unfit(experiment: Experiment) -> None:
     """Refuse what a federated run cannot do.
 
     Raises:

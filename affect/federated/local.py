@@ -35,6 +35,7 @@ from affect.data.standardisation import Statistics, merge
 from affect.data.windows import Batch, WindowDataset, collate
 from affect.errors import UserError
 from affect.federated.correction import Correction, Proximal, Scaffold
+from affect.federated.draws import Draws
 from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
 from affect.federated.privacy import noised
@@ -82,6 +83,7 @@ class LocalTraining:
         entries: the recordings of each client, by its index.
         memory: what clients keep between rounds.
         device: where to compute.
+        draws: where the noise of local differential privacy comes from.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class LocalTraining:
         entries: Mapping[int, Sequence[Entry]],
         memory: Memory,
         device: torch.device,
+        draws: Draws,
     ) -> None:
+        self._draws = draws
         self._experiment = experiment
         self._entries = entries
         self._memory = memory
@@ -162,8 +166,7 @@ class LocalTraining:
         privacy = self._experiment.federation.privacy
         if privacy.mode != "local":
             return trained
-        generator = np.random.default_rng([self._experiment.seed, round_, 2, client])
-        return noised(trained, start, privacy, generator)
+        return noised(trained, start, privacy, self._draws(round_, 2, client))
 
     def evaluate(self, client: int, parameters: Float32[np.ndarray, " P"]) -> Evaluated:
         """How a network does on a client's recordings."""

@@ -94,17 +94,54 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Survey(Content):
-    """Asks a client what it has.
+class Enrol(Content):
+    """Asks a site which clients it holds.
+
+    Attributes:
+        experiment: the experiment file's text, with the rules that divide people into parts.
+    """
+
+    action: ClassVar[str] = "query.enrol"
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Enrolled(Content):
+    """Which clients a site holds: one of each part in which it has people.
+
+    Attributes:
+        site: its name.
+        train, val, test: how many people it has in each part.
+    """
+
+    site: str
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Request(Content):
+    """What is asked of a client.
 
     Attributes:
         experiment: the experiment file's text.
+        run: which federation; what a client keeps between rounds belongs to one.
         client: which client of the population.
+        part: what its people are there for: `train`, `val` or `test`.
     """
 
-    action: ClassVar[str] = "query.survey"
     experiment: str
+    run: str
     client: int
+    part: str
+
+
+@dataclass(frozen=True)
+class Survey(Request):
+    """Asks a client what it has."""
+
+    action: ClassVar[str] = "query.survey"
 
 
 @dataclass(frozen=True)
@@ -131,17 +168,14 @@ class Surveyed(Content):
 
 
 @dataclass(frozen=True)
-class Delays(Content):
+class Delays(Request):
     """Asks a client for what an estimate of the annotation delay takes.
 
     Attributes:
-        experiment, client: as in `Survey`.
         preparation: how to prepare recordings, as JSON.
     """
 
     action: ClassVar[str] = "query.delays"
-    experiment: str
-    client: int
     preparation: str
 
 
@@ -155,19 +189,17 @@ class Delayed(Content):
 
 
 @dataclass(frozen=True)
-class Train(Content):
+class Train(Request):
     """Asks a client to train.
 
     Attributes:
-        experiment, client, preparation: as in `Delays`.
+        preparation: as in `Delays`.
         round: 1 for the first.
         parameters: of the network.
         control: the server's control variate, of SCAFFOLD alone.
     """
 
     action: ClassVar[str] = "train"
-    experiment: str
-    client: int
     preparation: str
     round: int
     parameters: Float32[np.ndarray, " P"]
@@ -198,12 +230,10 @@ class Trained(Content):
 
 
 @dataclass(frozen=True)
-class Evaluate(Content):
+class Evaluate(Request):
     """Asks a client to evaluate a network on its recordings; see `Train`."""
 
     action: ClassVar[str] = "evaluate"
-    experiment: str
-    client: int
     preparation: str
     round: int
     parameters: Float32[np.ndarray, " P"]
@@ -218,10 +248,11 @@ class Evaluated(Content):
     batches: int
 
 
-def addressed(records: RecordDict, client: int) -> RecordDict:
-    """The same request to another client; what they share is not copied."""
+def addressed(records: RecordDict, client: int, part: str) -> RecordDict:
+    """The same request to another client; arrays, which they share, are not copied."""
     numbers = MetricRecord({**records.metric_records[_NUMBERS], "client": client})
-    return RecordDict({**records, _NUMBERS: numbers})
+    words = ConfigRecord({**records.config_records[_WORDS], "part": part})
+    return RecordDict({**records, _NUMBERS: numbers, _WORDS: words})
 
 
 def size_of(records: RecordDict) -> int:

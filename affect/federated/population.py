@@ -72,15 +72,14 @@ def clients_per_round(count: int, config: FederationConfig) -> int:
 
 
 def sample(
-    clients: Sequence[Client], round_: int, seed: int, config: FederationConfig
+    clients: Sequence[Client], generator: np.random.Generator, config: FederationConfig
 ) -> list[Client]:
-    """The clients of a round, in their order; it depends on seed, round and clients alone.
+    """The clients of a round, in their order; it depends on the generator and clients alone.
 
     So many of them without replacement; under central differential privacy each with the same
     probability and independently of the others (Poisson sampling), as its accountant supposes.
     """
     count = clients_per_round(len(clients), config)
-    generator = np.random.default_rng([seed, round_])
     if config.privacy.mode == "central":
         drawn = np.flatnonzero(generator.random(len(clients)) < count / len(clients))
     else:

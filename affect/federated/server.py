@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -19,11 +20,12 @@ from jaxtyping import Float32
 
 from affect import config as configuration
 from affect import metrics
-from affect.config import Experiment, FederationConfig, SourceConfig, SplitConfig
+from affect.config import Experiment, FederationConfig, SourceConfig
 from affect.data.preparation import Preparation
 from affect.errors import UserError
 from affect.federated import privacy, strategy
 from affect.federated.agreement import agreed, with_delays
+from affect.federated.draws import Draws, seeded
 from affect.federated.messages import (
     Content,
     Delayed,
@@ -117,6 +119,8 @@ class Server:
         clients: all of them, those of training first.
         node_of: the node of each client, by the client's index.
         experiment: the configuration.
+        run: names the federation where a site takes part in several.
+        draws: where chance comes from; None for the experiment's seed.
 
     Raises:
         UserError: the federation asks for what cannot be had together.
@@ -128,16 +132,20 @@ class Server:
         clients: Sequence[Client],
         node_of: Mapping[int, int],
         experiment: Experiment,
+        *,
+        run: str = "run",
+        draws: Draws | None = None,
     ) -> None:
         self._grid = grid
         self._clients = clients
         self._node_of = node_of
         self._experiment = experiment
         self._config = experiment.federation
-        self._text = configuration.to_yaml(_shared(experiment))
+        self._about = (configuration.to_yaml(shared(experiment)), run, 0, "train")
         self._train = of_part(clients, "train")
         self._expected = clients_per_round(len(self._train), self._config)
-        self._seed = experiment.seed if self._config.seed is None else self._config.seed
+        seed = experiment.seed if self._config.seed is None else self._config.seed
+        self._draws = draws or seeded(seed)
         self._preparation = ""
         self._meter = _Meter()
         privacy.refuse_unfit(self._config)
@@ -148,11 +156,11 @@ class Server:
         Raises:
             UserError: a client does not answer, or clients do not go together.
         """
-        asked = self._exchange(self._clients, Survey(self._text, 0), Surveyed)
+        asked = self._exchange(self._clients, Survey(*self._about), Surveyed)
         preparation = agreed(dict(_all(asked)), self._experiment.data)
         if self._experiment.data.delay_s != "auto":
             return preparation
-        request = Delays(self._text, 0, json.dumps(preparation.to_json()))
+        request = Delays(*self._about, json.dumps(preparation.to_json()))
         answers = self._exchange(self._train, request, Delayed)
         found = [reply for _, reply in answers if not isinstance(reply, Failure)]
         return with_delays(preparation, found)
@@ -177,14 +185,34 @@ class Server:
             state = done.state
             yield done
 
+    def final(
+        self, parameters: Float32[np.ndarray, " P"], preparation: Preparation
+    ) -> dict[str, float]:
+        """Validation and test metrics of a network, from the moments of those clients.
+
+        Raises:
+            UserError: more clients fail than are allowed to.
+        """
+        self._preparation = json.dumps(preparation.to_json())
+        clients = [client for client in self._clients if client.part != "train"]
+        request = Evaluate(*self._about, self._preparation, self._config.rounds, parameters)
+        answers = list(self._tolerated(clients, self._exchange(clients, request, Evaluated)))
+        values: dict[str, float] = {}
+        for part in ("val", "test"):
+            gathered = _Gathered(self._experiment.data.dimensions)
+            for _ in gathered.taking((c, reply) for c, reply in answers if c.part == part):
+                pass
+            values |= gathered.scores(part)
+        return values
+
     def _round(self, number: int, state: State, epsilon: float) -> Round:
         self._meter = _Meter()
         start_s = time.perf_counter()
-        chosen = sample(self._train, number, self._seed, self._config)
+        chosen = sample(self._train, self._draws(number), self._config)
         training = _Gathered(self._experiment.data.dimensions, state.parameters)
         control = state.slots.get("control")
         request = Train(
-            *(self._text, 0, self._preparation, number, state.parameters),
+            *(*self._about, self._preparation, number, state.parameters),
             control=None if control is None else control.astype(np.float32),
         )
         answers = self._exchange(chosen, request, Trained)
@@ -233,7 +261,7 @@ class Server:
         )
         norm = state.clipping_norm
         if config.privacy.mode == "central":
-            noise = np.random.default_rng([self._seed, number, 1])
+            noise = self._draws(number, 1)
             private = privacy.released(
                 weighted, state.parameters, self._expected, norm, config.privacy, noise
             )
@@ -248,7 +276,7 @@ class Server:
 
     def _evaluate(self, number: int, parameters: np.ndarray, gathered: _Gathered) -> None:
         clients = of_part(self._clients, "val")
-        request = Evaluate(self._text, 0, self._preparation, number, parameters)
+        request = Evaluate(*self._about, self._preparation, number, parameters)
         answers = self._exchange(clients, request, Evaluated)
         for _ in gathered.taking(self._tolerated(clients, answers)):
             pass
@@ -278,13 +306,14 @@ class Server:
     ) -> Iterator[tuple[Client, _Reply | Failure]]:
         """Each client's answer, in their order, whoever answers first."""
         records = request.encode()
-        sent: dict[int, Client] = {self._node_of[client.index]: client for client in clients}
-        messages = (self._addressed(records, request.action, client) for client in clients)
+        # a list, since Flower's own grids go through the messages twice
+        messages = [self._addressed(records, request.action, client) for client in clients]
         waiting = {client.index: client for client in clients}
         early: dict[int, Message] = {}
         replies = self._grid.send_and_receive(messages, timeout=self._config.timeout_s)
         for message in self._meter.timed(replies):
-            early[sent[message.metadata.src_node_id].index] = message
+            if message.metadata.group_id:  # Flower's own complaints may come without
+                early[int(message.metadata.group_id)] = message
             while waiting and (first := next(iter(waiting))) in early:
                 client = waiting.pop(first)
                 yield client, self._read(client, early.pop(first), request, reply)
@@ -295,9 +324,15 @@ class Server:
                 yield client, Failure(client, "it did not answer in time")
 
     def _addressed(self, records: RecordDict, action: str, client: Client) -> Message:
-        content = addressed(records, client.index)
+        content = addressed(records, client.index, client.part)
         self._meter.bytes_down += size_of(content)
-        return Message(content, self._node_of[client.index], action)
+        return Message(
+            content,
+            self._node_of[client.index],
+            action,
+            ttl=self._config.timeout_s,  # who returns later does not work for nobody
+            group_id=str(client.index),
+        )
 
     def _read(
         self, client: Client, message: Message, request: Content, reply: type[_Reply]
@@ -315,11 +350,10 @@ class Server:
         return content
 
 
-def _shared(experiment: Experiment) -> Experiment:
+def shared(experiment: Experiment) -> Experiment:
     """What clients are told of an experiment: nothing of the server's folders and accounts."""
-    data = replace(
-        experiment.data, cache="cache", source=SourceConfig(), corpus="", split=SplitConfig()
-    )
+    split = replace(experiment.data.split, file=Path(experiment.data.split.file).name)
+    data = replace(experiment.data, cache="cache", source=SourceConfig(), corpus="", split=split)
     return Experiment(
         seed=experiment.seed,
         data=data,

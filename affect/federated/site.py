@@ -16,6 +16,7 @@ from affect.data.annotation import delay_moments
 from affect.data.preparation import Preparation, load_series, long_enough
 from affect.devices import device_of
 from affect.errors import UserError
+from affect.federated.draws import Draws, seeded
 from affect.federated.local import LocalTraining, survey
 from affect.federated.memory import Memory
 from affect.federated.messages import (
@@ -38,14 +39,21 @@ class Site:
         entries: the recordings of each client at this place, by the client's index.
         memory: folder of what clients keep between rounds.
         device: where to compute.
+        draws: where the noise of local differential privacy comes from; None for the
+            experiment's seed.
     """
 
     def __init__(
-        self, entries: Mapping[int, Sequence[Entry]], memory: Path, device: torch.device
+        self,
+        entries: Mapping[int, Sequence[Entry]],
+        memory: Path,
+        device: torch.device,
+        draws: Draws | None = None,
     ) -> None:
         self._entries = entries
         self._memory = Memory(memory)
         self._device = device
+        self._draws = draws
         self._training: LocalTraining | None = None
         self._trains = ("", "")
 
@@ -55,7 +63,7 @@ class Site:
         Raises:
             UserError: it has nothing, or what it has does not go together.
         """
-        return survey(self._of(request.client), _experiment(request.experiment))
+        return survey(self._of(request.client), experiment_of(request.experiment))
 
     def delays(self, request: Delays) -> Delayed:
         """A client's moments for the estimate of the annotation delay.
@@ -108,9 +116,14 @@ class Site:
         self._of(request.client)
         asked = (request.experiment, request.preparation)
         if self._training is None or self._trains != asked:
-            experiment, preparation = _experiment(asked[0]), _preparation(asked[1])
+            experiment, preparation = experiment_of(asked[0]), _preparation(asked[1])
             self._training = LocalTraining(
-                experiment, preparation, self._entries, self._memory, self._device
+                experiment,
+                preparation,
+                self._entries,
+                self._memory,
+                self._device,
+                self._draws or seeded(experiment.seed),
             )
             self._trains = asked
         return self._training
@@ -133,7 +146,12 @@ def device_for(trainer: TrainerConfig, number: int = 0) -> torch.device:
 
 
 @lru_cache(maxsize=2)
-def _experiment(text: str) -> Experiment:
+def experiment_of(text: str) -> Experiment:
+    """The experiment that a request holds as text.
+
+    Raises:
+        UserError: it is none.
+    """
     return config.from_yaml(text)
 
 

@@ -6,8 +6,8 @@ How a fold is trained is the caller's: centralised and federated runs differ in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -64,29 +64,48 @@ def execute(
     else:
         run = resume
     refuse_missing(run.folds, entries)
+    with under_way(run, f"affect {kind} --resume {run.folder}", fresh=resume is None) as reported:
+        tracker, stopwatch = reported
+        predictions = [
+            item for fold in run.folds for item in train_fold(run, entries, fold, tracker)
+        ]
+        if tracker is not None:
+            if len(run.record["folds"]) > 1:
+                store.write_predictions(run.folder / PREDICTIONS, predictions)
+            finish(run, _metrics(run, predictions), tracker, stopwatch, draw)
+    return run
+
+
+@contextmanager
+def under_way(run: Run, go_on: str, *, fresh: bool) -> Iterator[tuple[Tracker | None, Stopwatch]]:
+    """What reports a run while it is trained; whatever stops it is recorded.
+
+    Args:
+        run: whose folder is there.
+        go_on: the command that goes on with the run.
+        fresh: whether the run begins: refused before its first epoch it leaves nothing.
+
+    Raises:
+        KeyboardInterrupt: of the same kind as came, saying how to go on.
+    """
     stopwatch = Stopwatch(run)
     run.update({"status": "running"})
     tracker = None
     try:
         if is_main_process():
+            experiment, record = run.experiment, run.record
             config = dataclasses.asdict(experiment)
-            tracker = Tracker(run.folder, run.record["id"], kind, experiment, config)
-        predictions = [
-            item for fold in run.folds for item in train_fold(run, entries, fold, tracker)
-        ]
-        if tracker is not None:
-            _finish(run, predictions, tracker, stopwatch, draw)
+            tracker = Tracker(run.folder, record["id"], record["kind"], experiment, config)
+        yield tracker, stopwatch
     except KeyboardInterrupt as stop:
         status = "preempted" if isinstance(stop, Preempted) else "interrupted"
         _stop(run, status, stopwatch, tracker)
-        advice = f"{status}: go on with `affect {kind} --resume {run.folder}`"
-        raise type(stop)(advice) from None
+        raise type(stop)(f"{status}: go on with `{go_on}`") from None
     except BaseException as error:
         _stop(run, "failed", stopwatch, tracker)
-        if isinstance(error, UserError) and resume is None:
+        if isinstance(error, UserError) and fresh:
             _discard_untrained(run)
         raise
-    return run
 
 
 def _stop(run: Run, status: str, stopwatch: Stopwatch, tracker: Tracker | None) -> None:
@@ -105,21 +124,18 @@ def _discard_untrained(run: Run) -> None:
             run.folder.parent.rmdir()
 
 
-def _finish(
-    run: Run,
-    predictions: Sequence[Prediction],
-    tracker: Tracker,
-    stopwatch: Stopwatch,
-    draw: Draw,
+def finish(
+    run: Run, metrics: Mapping[str, float], tracker: Tracker, stopwatch: Stopwatch, draw: Draw
 ) -> None:
-    if len(run.record["folds"]) > 1:
-        store.write_predictions(run.folder / PREDICTIONS, predictions)
-    metrics: dict[str, float] = {}
-    for part in ("val", "test"):
-        metrics |= {
-            **scores(predictions, part),
-            **losses(predictions, part, run.experiment.loss),
-        }
+    """Report what a run has come to, and that it is done.
+
+    Args:
+        run: with the files of all folds.
+        metrics: of validation and test.
+        tracker: takes metrics, figures and the model.
+        stopwatch: of the run.
+        draw: draws figures.
+    """
     run.update({"metrics": metrics})
     tracker.show(draw(run.folder))
     tracker.summarise({**metrics, **stopwatch.reading()})
@@ -129,6 +145,15 @@ def _finish(
     files += [run.folder / name for name in ("config.yaml", "run.json", "clients.csv")]
     tracker.keep_model([file for file in files if file.exists()], metrics)
     tracker.finish()
+
+
+def _metrics(run: Run, predictions: Sequence[Prediction]) -> dict[str, float]:
+    return {
+        name: value
+        for part in ("val", "test")
+        for found in (scores(predictions, part), losses(predictions, part, run.experiment.loss))
+        for name, value in found.items()
+    }
 
 
 def _refuse_other(run: Run, kind: str) -> None:

@@ -76,7 +76,7 @@ def conclude(
         UserError: the folder cannot be written.
     """
     trained, predictions = _evaluated(experiment, module, entries, series, fold)
-    _save(trained, folder)
+    save_trained(trained, folder)
     if experiment.evaluation.importance_repeats:
         _save_importance(experiment, trained, entries["val"], series, folder)
     store.write_predictions(folder / PREDICTIONS, predictions)
@@ -153,7 +153,12 @@ def _evaluated(
     return Trained(module, series.preparation, fitted, fold.index), predictions
 
 
-def _save(trained: Trained, folder: Path) -> None:
+def save_trained(trained: Trained, folder: Path) -> None:
+    """Write a fold's network and how recordings are prepared for it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     weights = {name: value.cpu() for name, value in trained.module.model.state_dict().items()}
     write_whole(folder / "model.safetensors", save(weights))
     values = {
