@@ -301,6 +301,8 @@ class PrivacyConfig:
         mode: `none`; `central`, where the server clips each update and adds noise to their mean;
             or `local`, where each client adds noise to its own.
         noise_multiplier: standard deviation of the noise as a multiple of the clipping norm.
+        epsilon: choose the `noise_multiplier` with which all rounds together spend so much; null
+            for the one that is given.
         clipping_norm: largest L2 norm of a client's update.
         clipping: `fixed`, or `adaptive` towards `quantile` (of `central` alone).
         quantile: share of the updates that an adaptive norm leaves as they are.
@@ -311,6 +313,7 @@ class PrivacyConfig:
 
     mode: Literal["none", "central", "local"] = "none"
     noise_multiplier: float = 1.0
+    epsilon: float | None = None
     clipping_norm: float = 1.0
     clipping: Literal["fixed", "adaptive"] = "fixed"
     quantile: float = 0.5
@@ -653,6 +656,8 @@ def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]
 def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
     key = "federation.privacy"
     yield f"{key}.noise_multiplier", not privacy.noise_multiplier > 0, "above 0"
+    epsilon = privacy.epsilon
+    yield f"{key}.epsilon", epsilon is not None and not epsilon > 0, "above 0, or null"
     yield f"{key}.clipping_norm", not privacy.clipping_norm > 0, "above 0"
     adaptive = privacy.clipping == "adaptive" and privacy.mode == "local"
     yield f"{key}.clipping", adaptive, "fixed in mode local"

@@ -139,16 +139,17 @@ class Server:
         self._grid = grid
         self._clients = clients
         self._node_of = node_of
-        self._experiment = experiment
-        self._config = experiment.federation
-        self._about = (configuration.to_yaml(shared(experiment)), run, 0, "train")
+        privacy.refuse_unfit(experiment.federation)
         self._train = of_part(clients, "train")
-        self._expected = clients_per_round(len(self._train), self._config)
+        self._expected = clients_per_round(len(self._train), experiment.federation)
+        self._config = privacy.calibrated(experiment.federation, len(self._train), self._expected)
+        experiment = replace(experiment, federation=self._config)
+        self._experiment = experiment
+        self._about = (configuration.to_yaml(shared(experiment)), run, 0, "train")
         seed = experiment.seed if self._config.seed is None else self._config.seed
         self._draws = draws or seeded(seed)
         self._preparation = ""
         self._meter = _Meter()
-        privacy.refuse_unfit(self._config)
 
     def agree(self) -> Preparation:
         """The preparation that all clients have agreed on.
