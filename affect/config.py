@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -334,6 +334,8 @@ class FederationConfig:
         client_fraction: share of the training clients in a round, above 0 to 1.
         subjects_per_client: people at one place; null for all of them at one.
         strategy: how the server makes one model of the clients' models.
+        optimizer: of the clients; null for the experiment's.
+        scheduler: of the clients, over all rounds; null for the experiment's.
         privacy: differential privacy of clients.
         engine: what runs the clients: `inprocess`.
         workers: processes that run clients at the same time; 1 runs them in this one, unless
@@ -351,6 +353,8 @@ class FederationConfig:
     client_fraction: float = 1.0
     subjects_per_client: int | None = 1
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    optimizer: OptimizerConfig | None = None
+    scheduler: SchedulerConfig | None = None
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     engine: Literal["inprocess"] = "inprocess"
     workers: int = 1
@@ -483,8 +487,9 @@ def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
     """Every dotted key of an experiment file, sections included."""
     for name, hint in get_type_hints(kind).items():
         yield prefix + name
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from keys(hint, f"{prefix}{name}.")
+        for part in (hint, *get_args(hint)):  # a section, or one that may be null
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                yield from keys(part, f"{prefix}{name}.")
 
 
 def _refuse_broken_files(arguments: Sequence[str]) -> None:
@@ -609,11 +614,8 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     refused = not 0 <= model.input_dropout < 1
     yield "model.input_dropout", refused, "at least 0 and below 1"
     yield "loss.mix", not 0 <= experiment.loss.mix <= 1, "between 0 and 1"
-    yield "optimizer.lr", not experiment.optimizer.lr > 0, "above 0"
-    yield "optimizer.weight_decay", experiment.optimizer.weight_decay < 0, "0 or more"
-    yield "scheduler.step_epochs", experiment.scheduler.step_epochs < 1, "at least 1"
-    yield "scheduler.gamma", not 0 < experiment.scheduler.gamma <= 1, "above 0 and at most 1"
-    yield "scheduler.warmup", not 0 <= experiment.scheduler.warmup < 1, "at least 0 and below 1"
+    yield from _optimizer_ranges("optimizer", experiment.optimizer)
+    yield from _scheduler_ranges("scheduler", experiment.scheduler)
     yield "trainer.max_epochs", trainer.max_epochs < 1, "at least 1"
     refused = trainer.patience is not None and trainer.patience < 1
     yield "trainer.patience", refused, "at least 1, or null"
@@ -622,6 +624,17 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     clip = trainer.gradient_clip_val
     yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"
     yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"
+
+
+def _optimizer_ranges(key: str, optimizer: OptimizerConfig) -> Iterator[tuple[str, bool, str]]:
+    yield f"{key}.lr", not optimizer.lr > 0, "above 0"
+    yield f"{key}.weight_decay", optimizer.weight_decay < 0, "0 or more"
+
+
+def _scheduler_ranges(key: str, scheduler: SchedulerConfig) -> Iterator[tuple[str, bool, str]]:
+    yield f"{key}.step_epochs", scheduler.step_epochs < 1, "at least 1"
+    yield f"{key}.gamma", not 0 < scheduler.gamma <= 1, "above 0 and at most 1"
+    yield f"{key}.warmup", not 0 <= scheduler.warmup < 1, "at least 0 and below 1"
 
 
 def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool, str]]:
@@ -638,6 +651,10 @@ def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool
     yield "federation.failure_fraction", refused, "at least 0 and below 1"
     seed = federation.seed
     yield "federation.seed", seed is not None and not 0 <= seed < 2**32, "from 0 to 4294967295"
+    if federation.optimizer is not None:
+        yield from _optimizer_ranges("federation.optimizer", federation.optimizer)
+    if federation.scheduler is not None:
+        yield from _scheduler_ranges("federation.scheduler", federation.scheduler)
     yield from _strategy_ranges(federation.strategy)
     yield from _privacy_ranges(federation.privacy)
 

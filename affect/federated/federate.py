@@ -241,7 +241,7 @@ def refuse_unfit(experiment: Experiment) -> None:
     trainer = experiment.trainer
     refused: Mapping[str, bool] = {
         "scheduler.name plateau (it needs a validation after each local pass)": (
-            experiment.scheduler.name == "plateau"
+            (experiment.federation.scheduler or experiment.scheduler).name == "plateau"
         ),
         "trainer.precision 16-mixed (take bf16-mixed)": trainer.precision == "16-mixed",
         "trainer.num_nodes above 1": trainer.num_nodes > 1,

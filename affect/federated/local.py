@@ -101,7 +101,10 @@ class LocalTraining:
         self._memory = memory
         self.module = initial_module(experiment, preparation.features).to(device)
         self._parameters = list(self.module.model.parameters())
-        self._optimizer = make_optimizer(self._parameters, experiment.optimizer)
+        federation = experiment.federation
+        self._optimization = federation.optimizer or experiment.optimizer
+        self._scheduling = federation.scheduler or experiment.scheduler
+        self._optimizer = make_optimizer(self._parameters, self._optimization)
         self._series = SeriesCache(preparation, experiment.data.memory_mb * _MIB)
         self._places: dict[int, _Place] = {}
         self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -210,11 +213,11 @@ class LocalTraining:
 
     def _schedule(self, total_steps: int, steps_per_pass: int) -> list[dict[str, Any]]:
         """See `settings_of`; empty where nothing changes."""
-        config, key = self._experiment.scheduler, (total_steps, steps_per_pass)
-        if config.name == "constant":
+        key = (total_steps, steps_per_pass)
+        if self._scheduling.name == "constant":
             return []
         if key not in self._settings:
-            self._settings[key] = settings_of(self._experiment.optimizer, config, *key)
+            self._settings[key] = settings_of(self._optimization, self._scheduling, *key)
         return self._settings[key]
 
     def _take(self, step: _Step, place: _Place, client: int, correction: Correction | None) -> None:
