@@ -8,7 +8,7 @@ from affect.config import DataConfig, FederationConfig, SplitConfig
 from affect.config import TrainerConfig as Trainer
 from tests import builders
 
-PEOPLE = {"east": "E1 E2 E3 E4", "north": "N1 N2 N5 N6", "west": "W1 W2 W3 W4 W5 W6"}
+PEOPLE = {"east": "E1 E2 E3 E4", "north": "N1 N2 N5 N6", "west": "W1 W2 W5 W6"}
 SPLIT = SplitConfig("listed", train=["?1", "?2"], val=["?3", "?4"], test=["?5", "?6"])
 CPU = Trainer(accelerator="cpu", devices=1, progress=False)
 

@@ -31,6 +31,7 @@ def lead(grid: Grid, context: Context) -> None:
     """
     from affect import config
     from affect.federated.engines import deployment
+    from affect.federated.engines.polling import PollingGrid
 
     settings = context.run_config
     if settings["resume"]:
@@ -40,7 +41,7 @@ def lead(grid: Grid, context: Context) -> None:
         run, experiment = None, config.load(Path(str(settings["experiment"])))
     else:
         raise UserError("name an experiment: --run-config 'experiment=\"FILE.yaml\"'")
-    deployment.lead(grid, experiment, int(settings["sites"]), resume=run)
+    deployment.lead(PollingGrid(grid), experiment, int(settings["sites"]), resume=run)
 
 
 @client.query("enrol")
