@@ -16,15 +16,16 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 from affect import store
-from affect.config import Experiment
+from affect.config import Experiment, FederationConfig
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
 from affect.errors import Preempted, UserError
+from affect.federated import privacy
 from affect.federated.client import app_at
 from affect.federated.engines.workers import engine
 from affect.federated.history import History
 from affect.federated.local import initial_module
-from affect.federated.population import Client, population
+from affect.federated.population import Client, clients_per_round, of_part, population
 from affect.federated.saving import load_state, save_state
 from affect.federated.server import Round, Server, State
 from affect.federated.site import device_for
@@ -77,7 +78,7 @@ def _train(
         nodes = {client.index: client.index + 1 for client in clients}
         server = Server(grid, clients, nodes, experiment)
         state, preparation = _rounds(run, fold, server, tracker)
-    _record(run, fold, state)
+    _record(run, fold, clients, state)
     module = initial_module(experiment, preparation.features)
     kept = state.best_parameters if experiment.trainer.keep == "best" else state.parameters
     vector_to_parameters(torch.from_numpy(kept.copy()), module.model.parameters())
@@ -143,7 +144,7 @@ def _exhausted(experiment: Experiment, state: State) -> bool:
     return patience is not None and state.round - state.best_round >= patience
 
 
-def _record(run: Run, fold: Fold, state: State) -> None:
+def _record(run: Run, fold: Fold, clients: Sequence[Client], state: State) -> None:
     """Add what a fold's rounds came to, from the clients' point of view."""
     parts = {
         **run.record.get("federation", {}),
@@ -152,6 +153,7 @@ def _record(run: Run, fold: Fold, state: State) -> None:
             "best_round": state.best_round,
             "bytes_sent": state.bytes_up,
             "bytes_received": state.bytes_down,
+            **_spent(run.experiment.federation, len(of_part(clients, "train")), state.round),
         },
     }
     totals = {
@@ -159,6 +161,14 @@ def _record(run: Run, fold: Fold, state: State) -> None:
         for name in ("bytes_sent", "bytes_received")
     }
     run.update({"federation": parts, **totals})
+
+
+def _spent(config: FederationConfig, clients: int, rounds: int) -> dict[str, float]:
+    """The `epsilon` and `delta` of the training clients; empty without differential privacy."""
+    if config.privacy.mode == "none":
+        return {}
+    epsilon = privacy.spent(config, clients, clients_per_round(clients, config), rounds)
+    return {"epsilon": epsilon, "delta": privacy.delta_of(config.privacy, clients)}
 
 
 def _note_failures(run: Run, fold: Fold, done: Round) -> None:
