@@ -186,6 +186,17 @@ class Server:
             state = done.state
             yield done
 
+    def spent(self, rounds: int) -> dict[str, float]:
+        """What so many rounds cost: `epsilon`, `delta` and the noise; empty without privacy."""
+        private = self._config.privacy
+        if private.mode == "none":
+            return {}
+        return {
+            "epsilon": privacy.spent(self._config, len(self._train), self._expected, rounds),
+            "delta": privacy.delta_of(private, len(self._train)),
+            "noise_multiplier": private.noise_multiplier,
+        }
+
     def final(
         self, parameters: Float32[np.ndarray, " P"], preparation: Preparation
     ) -> dict[str, float]:
