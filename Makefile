@@ -7,7 +7,7 @@ AFFECT := $(BIN)/affect
 .PHONY: help setup demo test bench clean
 
 help:
-	@echo "make demo   a synthetic corpus, two networks, a comparison (under three minutes)"
+	@echo "make demo   a synthetic corpus, trained pooled and federated, side by side (under three minutes)"
 	@echo "make test   lint, types, import layers and tests"
 	@echo "make bench  speed and memory, written to bench.json"
 	@echo "            (BENCH='--video CLIP --reference CSV' for level 1, with OPENFACE_HOME)"
@@ -24,12 +24,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	rm -rf demo
 	$(AFFECT) synth --cache demo/cache --subjects 12 --seconds 150
-	$(AFFECT) fit -c experiments/demo.yaml --name=bilstm
-	$(AFFECT) fit -c experiments/demo.yaml --name=tcn --model.name=tcn --model.layers=5
-	$(AFFECT) compare demo/runs/bilstm/* demo/runs/tcn/* --figure demo/comparison.png
+	$(AFFECT) fit -c experiments/demo.yaml --name=centralised
+	$(AFFECT) federate -c experiments/demo.yaml --name=federated
+	$(AFFECT) compare demo/runs/centralised/* demo/runs/federated/* --figure demo/comparison.png
 	@echo
 	@echo "Done. The runs are in demo/runs (figures in each run's figures/), the comparison in demo/comparison.png."
-	@echo "Next: $(AFFECT) predict $$(ls -d demo/runs/bilstm/*) demo/cache --out demo/predictions.csv"
+	@echo "Next: $(AFFECT) predict $$(ls -d demo/runs/federated/*) demo/cache --out demo/predictions.csv"
 	@echo "      or your own data: data/README.md (or activate $(VENV) and type affect)"
 
 test: setup

@@ -1,3 +1,3 @@
 """Affect recognition from video without keeping or moving faces."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

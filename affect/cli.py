@@ -626,22 +626,31 @@ def _predicted(out: Path, counts: Mapping[str, int], failed: str = "") -> Result
 
 def _configure_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=_path, nargs="+", metavar="RUN", help="runs' folders")
-    parser.add_argument("--figure", type=_path, help="draw the comparison as a PNG")
+    parser.add_argument(
+        "--out",
+        type=_path,
+        metavar="FILE.html",
+        help="write all of it with figures as one page that opens without a network",
+    )
+    parser.add_argument("--figure", type=_path, help="draw the intervals as a PNG")
     parser.add_argument(
         "--resamples", type=int, default=2000, help="of the bootstrap over subjects"
     )
 
 
 def _compare(options: argparse.Namespace) -> Result:
-    from affect.report import figures
+    from affect.report import page, table
     from affect.report.compare import compare
+    from affect.report.comparison_figures import draw_comparison
     from affect.training import run as runs
 
     opened = [runs.open_run(folder) for folder in options.runs]
     comparison = compare(opened, resamples=options.resamples)
     if options.figure is not None:
-        figures.draw_comparison(comparison, options.figure)
-    return Result(comparison.to_table(), comparison.to_json())
+        draw_comparison(comparison, options.figure)
+    if options.out is not None:
+        page.write(comparison, opened, options.out)
+    return Result(table.to_tables(comparison), comparison.to_json())
 
 
 def _configure_errors(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -301,6 +301,8 @@ class PrivacyConfig:
         mode: `none`; `central`, where the server clips each update and adds noise to their mean;
             or `local`, where each client adds noise to its own.
         noise_multiplier: standard deviation of the noise as a multiple of the clipping norm.
+        epsilon: choose the `noise_multiplier` with which all rounds together spend so much; null
+            for the one that is given.
         clipping_norm: largest L2 norm of a client's update.
         clipping: `fixed`, or `adaptive` towards `quantile` (of `central` alone).
         quantile: share of the updates that an adaptive norm leaves as they are.
@@ -311,6 +313,7 @@ class PrivacyConfig:
 
     mode: Literal["none", "central", "local"] = "none"
     noise_multiplier: float = 1.0
+    epsilon: float | None = None
     clipping_norm: float = 1.0
     clipping: Literal["fixed", "adaptive"] = "fixed"
     quantile: float = 0.5
@@ -331,6 +334,8 @@ class FederationConfig:
         client_fraction: share of the training clients in a round, above 0 to 1.
         subjects_per_client: people at one place; null for all of them at one.
         strategy: how the server makes one model of the clients' models.
+        optimizer: of the clients; null for the experiment's.
+        scheduler: of the clients, over all rounds; null for the experiment's.
         privacy: differential privacy of clients.
         engine: what runs the clients: `inprocess`.
         workers: processes that run clients at the same time; 1 runs them in this one, unless
@@ -348,6 +353,8 @@ class FederationConfig:
     client_fraction: float = 1.0
     subjects_per_client: int | None = 1
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    optimizer: OptimizerConfig | None = None
+    scheduler: SchedulerConfig | None = None
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     engine: Literal["inprocess"] = "inprocess"
     workers: int = 1
@@ -480,8 +487,9 @@ def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
     """Every dotted key of an experiment file, sections included."""
     for name, hint in get_type_hints(kind).items():
         yield prefix + name
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from keys(hint, f"{prefix}{name}.")
+        for part in (hint, *get_args(hint)):  # a section, or one that may be null
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                yield from keys(part, f"{prefix}{name}.")
 
 
 def _refuse_broken_files(arguments: Sequence[str]) -> None:
@@ -606,11 +614,8 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     refused = not 0 <= model.input_dropout < 1
     yield "model.input_dropout", refused, "at least 0 and below 1"
     yield "loss.mix", not 0 <= experiment.loss.mix <= 1, "between 0 and 1"
-    yield "optimizer.lr", not experiment.optimizer.lr > 0, "above 0"
-    yield "optimizer.weight_decay", experiment.optimizer.weight_decay < 0, "0 or more"
-    yield "scheduler.step_epochs", experiment.scheduler.step_epochs < 1, "at least 1"
-    yield "scheduler.gamma", not 0 < experiment.scheduler.gamma <= 1, "above 0 and at most 1"
-    yield "scheduler.warmup", not 0 <= experiment.scheduler.warmup < 1, "at least 0 and below 1"
+    yield from _optimizer_ranges("optimizer", experiment.optimizer)
+    yield from _scheduler_ranges("scheduler", experiment.scheduler)
     yield "trainer.max_epochs", trainer.max_epochs < 1, "at least 1"
     refused = trainer.patience is not None and trainer.patience < 1
     yield "trainer.patience", refused, "at least 1, or null"
@@ -619,6 +624,17 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
     clip = trainer.gradient_clip_val
     yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"
     yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"
+
+
+def _optimizer_ranges(key: str, optimizer: OptimizerConfig) -> Iterator[tuple[str, bool, str]]:
+    yield f"{key}.lr", not optimizer.lr > 0, "above 0"
+    yield f"{key}.weight_decay", optimizer.weight_decay < 0, "0 or more"
+
+
+def _scheduler_ranges(key: str, scheduler: SchedulerConfig) -> Iterator[tuple[str, bool, str]]:
+    yield f"{key}.step_epochs", scheduler.step_epochs < 1, "at least 1"
+    yield f"{key}.gamma", not 0 < scheduler.gamma <= 1, "above 0 and at most 1"
+    yield f"{key}.warmup", not 0 <= scheduler.warmup < 1, "at least 0 and below 1"
 
 
 def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool, str]]:
@@ -635,6 +651,10 @@ def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool
     yield "federation.failure_fraction", refused, "at least 0 and below 1"
     seed = federation.seed
     yield "federation.seed", seed is not None and not 0 <= seed < 2**32, "from 0 to 4294967295"
+    if federation.optimizer is not None:
+        yield from _optimizer_ranges("federation.optimizer", federation.optimizer)
+    if federation.scheduler is not None:
+        yield from _scheduler_ranges("federation.scheduler", federation.scheduler)
     yield from _strategy_ranges(federation.strategy)
     yield from _privacy_ranges(federation.privacy)
 
@@ -653,6 +673,8 @@ def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]
 def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
     key = "federation.privacy"
     yield f"{key}.noise_multiplier", not privacy.noise_multiplier > 0, "above 0"
+    epsilon = privacy.epsilon
+    yield f"{key}.epsilon", epsilon is not None and not epsilon > 0, "above 0, or null"
     yield f"{key}.clipping_norm", not privacy.clipping_norm > 0, "above 0"
     adaptive = privacy.clipping == "adaptive" and privacy.mode == "local"
     yield f"{key}.clipping", adaptive, "fixed in mode local"

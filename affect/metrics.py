@@ -230,7 +230,8 @@ class AffectMetrics(Metric):
             loss: the batch's, in each dimension.
         """
         seen = moments(prediction.detach(), reference, mask)
-        self.moments = merge(torch.stack([self.moments, seen]))
+        first = self._update_count == 1
+        self.moments = seen if first else merge(torch.stack([self.moments, seen]))
         if loss is not None:
             self.losses = self.losses + loss.detach()
             self.batches = self.batches + 1

@@ -47,8 +47,19 @@ class Tracker:
         self._rows = _rows_in(self._path)
         self._run = _start(folder, run_id, kind, experiment, config)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one row; rows of this step or later, left by a killed run, give way to it."""
+    def log(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        distributions: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Append one row; rows of this step or later, left by a killed run, give way to it.
+
+        Args:
+            step: of the run.
+            values: of the row.
+            distributions: shown as histograms in W&B alone.
+        """
         row = {"step": step, **values}
         kept = [old for old in self._rows if int(old["step"]) < step]
         columns = list(kept[0]) if kept else []
@@ -59,7 +70,13 @@ class Tracker:
         else:
             self._rows = _rewrite(self._path, self._rows)
         if self._run is not None:
-            self._run.log(dict(row), step=step)
+            import wandb
+
+            histograms = {
+                name: wandb.Histogram(list(numbers))
+                for name, numbers in (distributions or {}).items()
+            }
+            self._run.log({**row, **histograms}, step=step)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Set the run's final values."""

@@ -74,6 +74,21 @@ def fit_toy(**changes):
     return set_up
 
 
+def federate_toy(**changes):
+    """The same, trained by clients."""
+
+    def set_up(place):
+        return ["federate", *fit_toy(**changes)(place)[1:]]
+
+    return set_up
+
+
+def federate_short(place):
+    """Recordings of 7 s, and a delay to estimate."""
+    toy(place, frames=35)
+    return ["federate", *place.fit(data__delay_s="auto")[1:]]
+
+
 def with_broken_file(break_it):
     """Arguments of `fit` on a cache whose first recording `break_it(path)` has broken."""
 
@@ -548,6 +563,30 @@ CASES: list[Case] = [
     # runs
     ("test of no run", on_no_run("test"), ("no run at AT/no-run", "holds run.json")),
     ("compare of no run", on_no_run("compare"), ("no run at AT/no-run", "holds run.json")),
+    ("federate of nothing", fixed("federate"), ("federate needs an experiment: give -c",)),
+    (
+        "an unknown strategy",
+        federate_toy(federation__strategy__name="fedbest"),
+        ("federation.strategy.name", "'fedavg', 'fedavgm'", "fedbest"),
+    ),
+    ("an unknown engine", federate_toy(federation__engine="cloud"), ("federation.engine", "cloud")),
+    ("no round", federate_toy(federation__rounds=0), ("federation.rounds must be at least 1",)),
+    (
+        "a client without an optimiser",
+        federate_toy(federation__optimizer__lr=0),
+        ("federation.optimizer.lr must be above 0",),
+    ),
+    (
+        "more clients than there are",
+        federate_toy(federation__clients_per_round=50),
+        ("federation.clients_per_round is 50, there are 3 training clients",),
+    ),
+    (
+        "a client with too little for an estimated delay",
+        federate_short,
+        ("auto takes two training clients with recordings of more than 8 s", "give the delay"),
+    ),
+    ("resume of no federated run", on_no_run("federate", "--resume"), ("no run at AT/no-run",)),
     ("resume of no run", on_no_run("fit", "--resume"), ("no run at AT/no-run", "holds run.json")),
     (
         "predict with no run",

@@ -10,6 +10,7 @@ import yaml
 
 from affect import config, store
 from affect.data.splits import split
+from affect.federated.federate import federate
 from affect.training.fit import fit
 from affect.training.module import AffectModule
 from tests import corpora
@@ -121,6 +122,14 @@ def test_an_experiment_builds_its_network_and_trains_to_the_end(parsed, path):
     assert checkpoint["global_step"] >= 1
     splits = {item.split for item in store.read_predictions(run.folder / "predictions.h5")}
     assert splits == {"val", "test"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=NAMES)
+def test_the_same_file_trains_by_clients(parsed, path):
+    flags = ("--federation.rounds=1", "--federation.client_fraction=1")
+    run = federate(parsed(path, *shrunk(parsed(path)), *flags), draw=nothing)
+    assert run.record["status"] == "done"
+    assert all(np.isfinite(value) for value in run.record["metrics"].values())
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=NAMES)

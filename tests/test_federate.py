@@ -431,3 +431,15 @@ def test_a_budget_ends_the_run_before_it_is_overdrawn(corpus):
     assert spent[-1] <= 2.0
     assert run.record["federation"]["0"]["rounds"] == len(spent)
     assert run.record["status"] == "done"
+
+
+def test_clients_may_have_an_optimiser_of_their_own(corpus):
+    own = {"optimizer": OptimizerConfig("sgd", lr=0.1), "scheduler": SchedulerConfig("cosine")}
+    asked = experiment(corpus, {"rounds": 2, **own}, optimizer=OptimizerConfig("adam", lr=0.7))
+    same = experiment(
+        corpus,
+        {"rounds": 2},
+        optimizer=own["optimizer"],
+        scheduler=own["scheduler"],
+    )
+    assert_equal(*(weights(federate(item, draw=nothing)) for item in (asked, same)))

@@ -11,9 +11,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import gammaln, logsumexp
 
 from affect.config import FederationConfig, PrivacyConfig
+from affect.errors import UserError
 from affect.federated.draws import seeded
 from affect.federated.population import Client, sample
 from affect.federated.privacy import (
+    calibrated,
     clipped,
     delta_of,
     noise_multipliers,
@@ -138,3 +140,16 @@ def test_central_privacy_samples_each_client_on_its_own():
     fixed = dataclasses.replace(config, privacy=PrivacyConfig())
     assert {len(sample(clients, seeded(3)(number), fixed)) for number in range(50)} == {10}
     assert sample(clients, seeded(3)(7), config) == sample(clients, seeded(3)(7), config)
+
+
+@pytest.mark.parametrize(("mode", "epsilon"), [("central", 1.0), ("central", 16.0), ("local", 8.0)])
+def test_noise_is_chosen_so_that_all_rounds_spend_what_is_asked(mode, epsilon):
+    privacy = PrivacyConfig(mode, epsilon=epsilon, delta=1e-3)
+    asked = FederationConfig(rounds=40, privacy=privacy)
+    found = calibrated(asked, 80, 40)
+    assert spent(found, 80, 40, 40) == pytest.approx(epsilon, rel=1e-3)
+    assert calibrated(found, 80, 40).privacy.noise_multiplier == pytest.approx(
+        found.privacy.noise_multiplier, rel=1e-3
+    )
+    with pytest.raises(UserError, match=r"epsilon 1e\+09 cannot be had in 40 rounds"):
+        calibrated(dataclasses.replace(asked, privacy=PrivacyConfig(mode, epsilon=1e9)), 80, 40)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from affect import config, tracking
 from affect.config import EvaluationConfig, Experiment, TrackingConfig
 from affect.errors import UserError
+from affect.federated.federate import federate
 from affect.report import figures
 from affect.tracking import Tracker
 from affect.training.fit import fit
@@ -130,3 +132,19 @@ def test_the_configuration_reads_back_from_the_run(tmp_path):
     experiment = builders.experiment(tmp_path)
     run = fit(experiment, draw=lambda folder: [])
     assert config.load(run.folder / "config.yaml") == experiment
+
+
+def test_an_offline_federated_run_holds_rounds_costs_and_what_clients_did(tmp_path):
+    builders.cache(tmp_path / "cache")
+    experiment = builders.experiment(tmp_path, tracking=TrackingConfig(mode="offline"))
+    federation = config.FederationConfig(rounds=2)
+    run = federate(dataclasses.replace(experiment, federation=federation), draw=lambda _: [])
+    (log,) = run.folder.rglob("*.wandb")
+    summary = inspected(log, "--summary")
+    rows = rows_in(run.folder)
+    assert summary["summary"]["round"] == 2
+    for name in ("val/ccc/mean", "train/ccc/mean", "bytes/up", "update_norm/max"):
+        assert summary["summary"][name] == pytest.approx(float(rows[-1][name]), rel=1e-6)
+    histogram = summary["summary"]["clients/train/update_norm"]
+    assert sum(histogram["values"]) == len(run.folds[0].train)
+    assert "clients.csv" in json.dumps(inspected(log))

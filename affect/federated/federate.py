@@ -122,7 +122,7 @@ def trained_rounds(
         state = done.state
         if _exhausted(experiment, state):
             break
-    _record(run, fold, state)
+    _record(run, fold, server, state)
     return state, preparation
 
 
@@ -168,7 +168,7 @@ def _exhausted(experiment: Experiment, state: State) -> bool:
     return patience is not None and state.round - state.best_round >= patience
 
 
-def _record(run: Run, fold: Fold, state: State) -> None:
+def _record(run: Run, fold: Fold, server: Server, state: State) -> None:
     """Add what a fold's rounds came to, from the clients' point of view."""
     parts = {
         **run.record.get("federation", {}),
@@ -177,6 +177,7 @@ def _record(run: Run, fold: Fold, state: State) -> None:
             "best_round": state.best_round,
             "bytes_sent": state.bytes_up,
             "bytes_received": state.bytes_down,
+            **server.spent(state.round),
         },
     }
     totals = {
@@ -241,7 +242,7 @@ def refuse_unfit(experiment: Experiment) -> None:
     trainer = experiment.trainer
     refused: Mapping[str, bool] = {
         "scheduler.name plateau (it needs a validation after each local pass)": (
-            experiment.scheduler.name == "plateau"
+            (experiment.federation.scheduler or experiment.scheduler).name == "plateau"
         ),
         "trainer.precision 16-mixed (take bf16-mixed)": trainer.precision == "16-mixed",
         "trainer.num_nodes above 1": trainer.num_nodes > 1,

@@ -35,9 +35,9 @@ class History:
         rounds = run.experiment.federation.rounds
         self._first_step = run.record["folds"].index(fold) * rounds
         dimensions = run.experiment.data.dimensions
-        scores = [f"{name}/{d}" for name in ("ccc", "loss") for d in dimensions]
+        self._scores = [f"{name}/{d}" for name in ("ccc", "loss") for d in dimensions]
         self._columns = [
-            *("fold", "round", "client", "part", *scores),
+            *("fold", "round", "client", "part", *self._scores),
             *("update_norm", "frames", "steps", "seconds"),
         ]
         self._path = run.folder / "clients.csv"
@@ -58,9 +58,19 @@ class History:
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
         if self._tracker is not None:
+            step = self._first_step + done.state.round - 1
             self._tracker.log(
-                self._first_step + done.state.round - 1, {**place, **done.metrics, **_costs(done)}
+                step, {**place, **done.metrics, **_costs(done)}, self._by_client(done)
             )
+
+    def _by_client(self, done: Round) -> dict[str, list[float]]:
+        """Each score's values over the clients of a part."""
+        values: dict[str, list[float]] = {}
+        for row in done.clients:
+            for name in (*self._scores, "update_norm"):
+                if name in row:
+                    values.setdefault(f"clients/{row['part']}/{name}", []).append(float(row[name]))
+        return values
 
 
 def _costs(done: Round) -> dict[str, float]:

@@ -101,7 +101,10 @@ class LocalTraining:
         self._memory = memory
         self.module = initial_module(experiment, preparation.features).to(device)
         self._parameters = list(self.module.model.parameters())
-        self._optimizer = make_optimizer(self._parameters, experiment.optimizer)
+        federation = experiment.federation
+        self._optimization = federation.optimizer or experiment.optimizer
+        self._scheduling = federation.scheduler or experiment.scheduler
+        self._optimizer = make_optimizer(self._parameters, self._optimization)
         self._series = SeriesCache(preparation, experiment.data.memory_mb * _MIB)
         self._places: dict[int, _Place] = {}
         self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -124,7 +127,7 @@ class LocalTraining:
         start_s = time.perf_counter()
         place = self._place(client)
         self._load(parameters)
-        self.module.train()
+        self._switch(training=True)
         self._optimizer.state.clear()
         correction = self._correction(client, round_, parameters, control)
         steps, walked = 0, 0.0
@@ -172,7 +175,7 @@ class LocalTraining:
         """How a network does on a client's recordings."""
         place = self._place(client)
         self._load(parameters)
-        self.module.eval()
+        self._switch(training=False)
         with torch.inference_mode():
             for index, batch in enumerate(place.evaluation(self._experiment.data.eval_batch_size)):
                 self.module.validation_step(batch.to(self.module.device), index)
@@ -184,6 +187,11 @@ class LocalTraining:
             self._series.preparation = self._series.preparation.with_subjects(entries)
             self._places[client] = _Place(self._experiment, entries, self._series)
         return self._places[client]
+
+    def _switch(self, *, training: bool) -> None:
+        """Into the mode; Lightning's own way through all layers costs a tenth of a tiny client."""
+        if self.module.training != training:
+            self.module.train(training)
 
     def _load(self, parameters: Float32[np.ndarray, " P"]) -> None:
         vector = torch.from_numpy(parameters.copy()).to(self.module.device)
@@ -205,11 +213,11 @@ class LocalTraining:
 
     def _schedule(self, total_steps: int, steps_per_pass: int) -> list[dict[str, Any]]:
         """See `settings_of`; empty where nothing changes."""
-        config, key = self._experiment.scheduler, (total_steps, steps_per_pass)
-        if config.name == "constant":
+        key = (total_steps, steps_per_pass)
+        if self._scheduling.name == "constant":
             return []
         if key not in self._settings:
-            self._settings[key] = settings_of(self._experiment.optimizer, config, *key)
+            self._settings[key] = settings_of(self._optimization, self._scheduling, *key)
         return self._settings[key]
 
     def _take(self, step: _Step, place: _Place, client: int, correction: Correction | None) -> None:

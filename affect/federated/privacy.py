@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.serverapp import (
@@ -23,6 +23,7 @@ from flwr.serverapp import (
 )
 from flwr.serverapp import PrivacyConfig as Accounted
 from jaxtyping import Float32, Float64
+from scipy.optimize import root_scalar
 
 from affect.config import FederationConfig, PrivacyConfig
 from affect.errors import UserError
@@ -30,6 +31,9 @@ from affect.federated.strategy import Update
 
 _ORDERS = tuple(float(order) for order in (*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 512))
 """Of Renyi's divergence: whole ones, whose series are finite and always converge."""
+
+_NOISE_MULTIPLIERS = (0.2, 1000.0)
+"""Between these a noise multiplier is sought: with less, the accounting says nothing of worth."""
 
 _MEANS = {"fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"}
 
@@ -133,6 +137,38 @@ def noised(
 def delta_of(config: PrivacyConfig, clients: int) -> float:
     """The delta that is asked for, or 1 / clients ** 1.1: below one client's share."""
     return config.delta if config.delta is not None else max(clients, 2) ** -1.1
+
+
+def calibrated(config: FederationConfig, clients: int, expected: int) -> FederationConfig:
+    """The same federation with the noise with which its rounds spend the `epsilon` asked for.
+
+    Args:
+        config: the federation.
+        clients: training clients.
+        expected: clients a round, on average.
+
+    Raises:
+        UserError: no noise that makes sense spends so much.
+    """
+    target = config.privacy.epsilon
+    if target is None or config.privacy.mode == "none":
+        return config
+
+    def with_noise(logarithm: float) -> FederationConfig:
+        privacy = replace(config.privacy, noise_multiplier=math.exp(logarithm))
+        return replace(config, privacy=privacy)
+
+    def excess(logarithm: float) -> float:
+        noise = with_noise(logarithm)
+        return spent(noise, clients, expected, config.rounds) / target - 1
+
+    low, high = (math.log(bound) for bound in _NOISE_MULTIPLIERS)
+    if not excess(high) < 0 < excess(low):
+        raise UserError(
+            f"federation.privacy.epsilon {target:g} cannot be had in {config.rounds} rounds with a "
+            f"noise multiplier from {_NOISE_MULTIPLIERS[0]:g} to {_NOISE_MULTIPLIERS[1]:g}"
+        )
+    return with_noise(root_scalar(excess, bracket=(low, high), xtol=1e-4).root)
 
 
 def spent(config: FederationConfig, clients: int, expected: int, rounds: int) -> float:

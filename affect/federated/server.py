@@ -139,16 +139,17 @@ class Server:
         self._grid = grid
         self._clients = clients
         self._node_of = node_of
-        self._experiment = experiment
-        self._config = experiment.federation
-        self._about = (configuration.to_yaml(shared(experiment)), run, 0, "train")
+        privacy.refuse_unfit(experiment.federation)
         self._train = of_part(clients, "train")
-        self._expected = clients_per_round(len(self._train), self._config)
+        self._expected = clients_per_round(len(self._train), experiment.federation)
+        self._config = privacy.calibrated(experiment.federation, len(self._train), self._expected)
+        experiment = replace(experiment, federation=self._config)
+        self._experiment = experiment
+        self._about = (configuration.to_yaml(shared(experiment)), run, 0, "train")
         seed = experiment.seed if self._config.seed is None else self._config.seed
         self._draws = draws or seeded(seed)
         self._preparation = ""
         self._meter = _Meter()
-        privacy.refuse_unfit(self._config)
 
     def agree(self) -> Preparation:
         """The preparation that all clients have agreed on.
@@ -184,6 +185,17 @@ class Server:
             done = self._round(number, state, epsilon)
             state = done.state
             yield done
+
+    def spent(self, rounds: int) -> dict[str, float]:
+        """What so many rounds cost: `epsilon`, `delta` and the noise; empty without privacy."""
+        private = self._config.privacy
+        if private.mode == "none":
+            return {}
+        return {
+            "epsilon": privacy.spent(self._config, len(self._train), self._expected, rounds),
+            "delta": privacy.delta_of(private, len(self._train)),
+            "noise_multiplier": private.noise_multiplier,
+        }
 
     def final(
         self, parameters: Float32[np.ndarray, " P"], preparation: Preparation

@@ -1,45 +1,41 @@
-"""Finished runs side by side: their test scores, with uncertainty over subjects.
+"""Finished runs side by side: scores with uncertainty, paired differences, and what each cost.
 
-Frames of one person depend on one another, so the bootstrap draws whole subjects: with replacement,
-as many as there are. All runs see the same draws, which pairs their differences. The intervals hold
-for the networks as they were trained; what another seed would change is not in them.
+All runs see the same draws of the bootstrap, which pairs their differences.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from operator import attrgetter
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float64
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-from torch import Tensor
 
-from affect import metrics, store
 from affect.errors import UserError
 from affect.files import finite
-from affect.prediction import Prediction
+from affect.report.bootstrap import (
+    Interval,
+    Replicates,
+    interval,
+    multiplicities,
+    ratio,
+    replicates,
+)
+from affect.report.configuration import unlike
+from affect.report.protocol import refuse_unlike, tested
+from affect.report.training_history import history, trained
 from affect.training.run import Run
-from affect.training.scores import moments_of, scores
+from affect.training.scores import scores
 
-_BOUNDS = (0.025, 0.975)
-_NAMED_AT_MOST = 3
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval; the bounds of a single subject are NaN."""
-
-    value: float
-    low: float
-    high: float
+SCORES: Mapping[str, str] = {
+    "ccc": "CCC",
+    "ccc_per_recording": "CCC by recording",
+    "rmse": "RMSE",
+    "pearson": "Pearson's r",
+}
+"""What is compared, by its name in metric keys, and how it is called."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,12 @@ class Standing:
 
     Attributes:
         experiment, id, kind, model, seed: which run it is.
-        wall_time_s, peak_memory_mib: what it cost.
-        metrics: test scores under the keys of a run's metrics, such as `test/ccc/valence`.
-        ccc: per dimension, and their `mean`, the test CCC with its interval.
-        difference: likewise, how far that CCC is above the first run's; empty for the first.
+        trained: rounds of each fold; of a run of `affect fit`, epochs.
+        bytes_sent, bytes_received: by the clients, in all rounds of all folds.
+        wall_time_s, peak_memory_mib: what it cost the machine.
+        epsilon, delta: of the fold that spent most; None without differential privacy.
+        scores: of the test, under the keys of a run's metrics, such as `test/ccc/valence`.
+        differences: likewise, how far each is above the first run's; empty for the first.
     """
 
     experiment: str
@@ -59,11 +57,32 @@ class Standing:
     kind: str
     model: str
     seed: int
+    trained: tuple[int, ...]
+    bytes_sent: int
+    bytes_received: int
     wall_time_s: float
     peak_memory_mib: float
-    metrics: Mapping[str, float]
+    epsilon: float | None
+    delta: float | None
+    scores: Mapping[str, Interval]
+    differences: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How federated runs stand against centralised ones.
+
+    Attributes:
+        federated, centralised: places of the runs, each of one configuration, of any seeds.
+        ccc: per dimension and for their `mean`, the mean CCC of the federated runs as a share of
+            that of the centralised ones.
+        besides: keys in which the two differ as well, beyond how they were trained.
+    """
+
+    federated: tuple[int, ...]
+    centralised: tuple[int, ...]
     ccc: Mapping[str, Interval]
-    difference: Mapping[str, Interval]
+    besides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class Comparison:
         subjects, recordings: number of test subjects and of their recordings.
         resamples, seed: of the bootstrap over subjects.
         runs: in the order given; the first is what the others are compared with.
+        ratios: one for each federated configuration, where there is a centralised run.
     """
 
     dimensions: tuple[str, ...]
@@ -83,45 +103,30 @@ class Comparison:
     resamples: int
     seed: int
     runs: tuple[Standing, ...]
+    ratios: tuple[Ratio, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The dimensions, and their `mean` where there are several: what is shown of each run."""
         return (*self.dimensions, "mean") if len(self.dimensions) > 1 else self.dimensions
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Each run's shortest name that tells it apart: experiment, or with its seed, or its id."""
+        forms = [
+            (run.experiment, f"{run.experiment}, seed {run.seed}", f"{run.experiment}/{run.id}")
+            for run in self.runs
+        ]
+        counts = Counter(form for names in forms for form in names)
+        return tuple(next((n for n in names if counts[n] == 1), names[-1]) for names in forms)
+
     def to_json(self) -> dict[str, Any]:
         """Every field as JSON values; a number that is not finite is null."""
         return finite(asdict(self))
 
-    def to_table(self) -> Table:
-        """One row a run: test CCC with its interval, and the mean's difference to the first run."""
-        table = Table(
-            caption=f"test CCC, 95 % bootstrap interval over {self.subjects} subjects;\n"
-            "difference of the mean to the first run, paired by subject",
-            caption_justify="left",
-            box=SIMPLE_HEAD,
-            show_edge=False,
-            padding=0,
-        )
-        table.add_column("run", overflow="fold")
-        for name in (*self.columns, "difference"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for run in self.runs:
-            settings = f"{run.model}, {run.kind}, seed {run.seed}, {run.wall_time_s:.0f} s"
-            table.add_row(
-                Text(f"{run.experiment}\n{run.id}\n{settings}"),
-                *(_cell(run.ccc[name], "z.3f") for name in self.columns),
-                _cell(run.difference["mean"], "+z.3f") if run.difference else "",
-                end_section=True,
-            )
-        return table
-
 
 def compare(runs: Sequence[Run], *, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """The runs' test scores, the intervals of their CCC, and paired differences to the first run.
-
-    Percentile bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter
-    13.
+    """The runs' test scores with intervals, paired differences to the first run, and costs.
 
     Args:
         runs: finished runs, at least one.
@@ -129,165 +134,118 @@ def compare(runs: Sequence[Run], *, resamples: int = 2000, seed: int = 0) -> Com
         seed: of the draws.
 
     Raises:
-        UserError: no run is given, one is not finished, or one was tested on other subjects,
-            recordings, references or dimensions than the first.
+        UserError: no run is given, one is not finished, or one was trained or tested under another
+            protocol than the first.
     """
     if not runs:
         raise UserError("no runs to compare: give at least one run's folder")
     if resamples < 1:
         raise UserError(f"{resamples} resamples give no interval: take at least 1")
-    tested = [_tested(run) for run in runs]
-    for run, items in zip(runs[1:], tested[1:], strict=True):
-        _refuse_unlike(run, items, runs[0], tested[0])
-    moments = [subject_moments(items) for items in tested]
-    counts = multiplicities(len(moments[0]), resamples, seed)
-    reported = [scores(items, "test") for items in tested]
-    dimensions = tested[0][0].dimensions
-    names = (*dimensions, "mean")
-    points = [_row(values, names) for values in reported]
-    replicates = [_replicates(part, counts) for part in moments]
-    differences = [
-        _intervals(names, point - points[0], drawn - replicates[0])
-        for point, drawn in zip(points[1:], replicates[1:], strict=True)
-    ]
+    tests = [tested(run) for run in runs]
+    for run, items in zip(runs[1:], tests[1:], strict=True):
+        refuse_unlike(run, items, runs[0], tests[0])
+    subjects = len({(item.corpus, item.subject) for item in tests[0]})
+    counts = multiplicities(subjects, resamples, seed)
+    points = [scores(items, "test") for items in tests]
+    drawn = [replicates(items, counts) for items in tests]
+    dimensions = tests[0][0].dimensions
     return Comparison(
         dimensions=dimensions,
-        subjects=len(moments[0]),
-        recordings=len(tested[0]),
+        subjects=subjects,
+        recordings=len(tests[0]),
         resamples=resamples,
         seed=seed,
         runs=tuple(
-            _standing(run, values, _intervals(names, point, drawn), difference)
-            for run, values, point, drawn, difference in zip(
-                runs, reported, points, replicates, [{}, *differences], strict=True
+            _standing(run, _intervals(points[place], drawn[place]), _above(points, drawn, place))
+            for place, run in enumerate(runs)
+        ),
+        ratios=tuple(
+            Ratio(
+                federated,
+                centralised,
+                _shares(points, drawn, federated, centralised),
+                unlike(runs[federated[0]], runs[centralised[0]]),
             )
+            for federated, centralised in _kinds(runs)
         ),
     )
 
 
-def subject_moments(predictions: Sequence[Prediction]) -> Float64[Tensor, "S D 6"]:
-    """Each subject's moments over all of that subject's recordings.
-
-    Args:
-        predictions: sorted by corpus and subject, which is also the order of the result.
-    """
-    subjects = groupby(predictions, key=attrgetter("corpus", "subject"))
-    parts = [torch.stack([moments_of(item) for item in items]) for _, items in subjects]
-    return torch.stack([metrics.merge(part) for part in parts])
+def _intervals(point: Mapping[str, float], drawn: Replicates) -> dict[str, Interval]:
+    return {key: interval(value, drawn[key]) for key, value in point.items()}
 
 
-def multiplicities(subjects: int, resamples: int, seed: int) -> Float64[Tensor, "R S"]:
-    """How often each subject is drawn in each resample; every row sums to the subjects."""
-    chances = np.full(subjects, 1 / subjects)
-    counts = np.random.default_rng(seed).multinomial(subjects, chances, size=resamples)
-    return torch.from_numpy(counts).double()
-
-
-def resampled(
-    moments: Float64[Tensor, "S D 6"], counts: Float64[Tensor, "R S"]
-) -> Float64[Tensor, "R D 6"]:
-    """The moments of each resample, in which subject s occurs counts[r, s] times."""
-    grows = torch.tensor([True, False, False, True, True, True])  # n, m2_x, m2_y, c_xy; no mean
-    factors = counts.T[:, :, None, None]  # S R 1 1
-    repeated = torch.where(grows, factors * moments[:, None], moments[:, None])  # S R D 6
-    return metrics.merge(repeated)
-
-
-def _row(values: Mapping[str, float], names: Sequence[str]) -> Float64[Tensor, " E"]:
-    cccs = [values[f"test/ccc/{name}"] for name in names]
-    return torch.tensor(cccs, dtype=torch.float64)
-
-
-def _replicates(
-    moments: Float64[Tensor, "S D 6"], counts: Float64[Tensor, "R S"]
-) -> Float64[Tensor, "R E"]:
-    """Each resample's CCC per dimension, then their mean; NaN where one subject shows no spread."""
-    values = metrics.ccc(resampled(moments, counts))
-    values = torch.cat([values, values.mean(dim=1, keepdim=True)], dim=1)
-    return values if len(moments) > 1 else torch.full_like(values, math.nan)
-
-
-def _intervals(
-    names: Sequence[str], point: Float64[Tensor, " E"], replicates: Float64[Tensor, "R E"]
+def _above(
+    points: Sequence[Mapping[str, float]], drawn: Sequence[Replicates], place: int
 ) -> dict[str, Interval]:
-    levels = torch.tensor(_BOUNDS, dtype=torch.float64)
-    bounds = torch.nanquantile(replicates, levels, dim=0).T  # E 2
-    return {
-        name: Interval(float(value), *bound.tolist())
-        for name, value, bound in zip(names, point, bounds, strict=True)
-    }
+    """How far a run's scores are above the first run's; nothing for the first."""
+    if place == 0:
+        return {}
+    gaps = {key: value - points[0][key] for key, value in points[place].items()}
+    return _intervals(gaps, {key: drawn[place][key] - drawn[0][key] for key in gaps})
+
+
+def _shares(
+    points: Sequence[Mapping[str, float]],
+    drawn: Sequence[Replicates],
+    federated: Sequence[int],
+    centralised: Sequence[int],
+) -> dict[str, Interval]:
+    """The CCC of some runs as a share of that of others, per dimension and for their mean."""
+    shares: dict[str, Interval] = {}
+    for key in points[0]:
+        _, score, name = key.split("/")
+        if score != "ccc":
+            continue
+        groups = federated, centralised
+        above, below = (fmean(points[i][key] for i in group) for group in groups)
+        top, bottom = (torch.stack([drawn[i][key] for i in group]).mean(0) for group in groups)
+        shares[name] = ratio((above, below), (top, bottom))
+    return shares
+
+
+def _kinds(runs: Sequence[Run]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Each federated configuration's runs, beside those of the first centralised configuration."""
+    centralised = _groups(runs, "fit")
+    return [(group, centralised[0]) for group in _groups(runs, "federate") if centralised]
+
+
+def _groups(runs: Sequence[Run], kind: str) -> list[tuple[int, ...]]:
+    """Places of the runs of a kind; those that differ in nothing but their seeds are together."""
+    groups: list[list[int]] = []
+    for place in _places(runs, kind):
+        alike = (group for group in groups if not unlike(runs[group[0]], runs[place]))
+        group = next(alike, None)
+        if group is None:
+            groups.append([place])
+        else:
+            group.append(place)
+    return [tuple(group) for group in groups]
+
+
+def _places(runs: Sequence[Run], kind: str) -> Iterable[int]:
+    return (place for place, run in enumerate(runs) if run.record["kind"] == kind)
 
 
 def _standing(
-    run: Run,
-    values: Mapping[str, float],
-    ccc: Mapping[str, Interval],
-    difference: Mapping[str, Interval],
+    run: Run, values: Mapping[str, Interval], differences: Mapping[str, Interval]
 ) -> Standing:
     record = run.record
+    spent = [part for part in record.get("federation", {}).values() if "epsilon" in part]
+    most = max(spent, key=lambda part: part["epsilon"], default={"epsilon": None, "delta": None})
     return Standing(
         experiment=record["experiment"],
         id=record["id"],
         kind=record["kind"],
         model=run.experiment.model.name,
         seed=record["seed"],
+        trained=trained(history(run)),
+        bytes_sent=record["bytes_sent"],
+        bytes_received=record["bytes_received"],
         wall_time_s=record["wall_time_s"],
         peak_memory_mib=record["peak_memory_mib"],
-        metrics=values,
-        ccc=ccc,
-        difference=difference,
+        epsilon=most["epsilon"],
+        delta=most["delta"],
+        scores=values,
+        differences=differences,
     )
-
-
-def _tested(run: Run) -> list[Prediction]:
-    """A finished run's test predictions, sorted by recording."""
-    if run.record["status"] != "done":
-        state = run.record["status"]
-        raise UserError(f"{run.folder} is not finished ({state}): --resume it or leave it out")
-    predictions = store.read_predictions(run.folder / "predictions.h5")
-    tested = [item for item in predictions if item.split == "test"]
-    if not tested:
-        raise UserError(f"{run.folder} has no test predictions to compare")
-    return sorted(tested, key=attrgetter("corpus", "subject", "name"))
-
-
-def _refuse_unlike(
-    run: Run, items: Sequence[Prediction], first: Run, expected: Sequence[Prediction]
-) -> None:
-    for differs, how in _differences(items, expected):
-        if differs:
-            raise UserError(f"{run.folder} cannot be compared with {first.folder}: {how}")
-
-
-def _differences(
-    items: Sequence[Prediction], expected: Sequence[Prediction]
-) -> Iterator[tuple[bool, str]]:
-    """Pairs of whether the tests differ in something, and how; in order, from coarse to fine."""
-    dimensions, wanted = items[0].dimensions, expected[0].dimensions
-    yield dimensions != wanted, f"it predicts {', '.join(dimensions)}, not {', '.join(wanted)}"
-    yield _sets_differ(
-        "subjects", *({f"{i.corpus}/{i.subject}" for i in x} for x in (items, expected))
-    )
-    yield _sets_differ("recordings", *({i.key for i in x} for x in (items, expected)))
-    for item, other in zip(items, expected, strict=True):
-        yield (
-            not np.array_equal(item.reference, other.reference, equal_nan=True),
-            f"the references of {item.key} differ ({len(item.reference)} points and "
-            f"{len(other.reference)}): use the same target, windows and gold standard",
-        )
-
-
-def _sets_differ(what: str, given: set[str], wanted: set[str]) -> tuple[bool, str]:
-    parts = [
-        f"{label} {', '.join(sorted(names)[:_NAMED_AT_MOST])}"
-        + (f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else "")
-        for label, names in (("it alone has", given - wanted), ("it lacks", wanted - given))
-        if names
-    ]
-    return bool(parts), f"its test {what} differ: {'; '.join(parts)}"
-
-
-def _cell(interval: Interval, spec: str) -> str:
-    """The value above its interval, narrow enough for a terminal of 80 columns."""
-    bounds = "" if math.isnan(interval.low) else f"\n{interval.low:{spec}}…{interval.high:{spec}}"
-    return f"{interval.value:{spec}}{bounds}"

@@ -1,8 +1,4 @@
-"""A run's figures, drawn from its folder alone, and the forest plot of a comparison.
-
-Colours are those of Okabe and Ito, "Color Universal Design", 2008, which colour-blind people can
-tell apart.
-"""
+"""A run's figures, drawn from its folder alone."""
 
 from __future__ import annotations
 
@@ -13,46 +9,33 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from affect import metrics, store
-from affect.errors import UserError
-from affect.files import whole_file
 from affect.prediction import Prediction
-from affect.report.compare import Comparison, Interval
+from affect.report.drawing import (
+    BLUE,
+    GREY,
+    INK,
+    LONG_S,
+    VERMILION,
+    house_style,
+    legend_below,
+    marker,
+    save,
+    scored,
+    shortened,
+)
+from affect.report.training_history import history, kept, unit
 from affect.training.run import Run, open_run
-from affect.training.scores import MONITOR, moments_of
+from affect.training.scores import moments_of
 
-_BLUE, _VERMILION, _GREY, _BLACK = "#0072B2", "#D55E00", "#999999", "#222222"
-_STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.formatter.useoffset": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.0,
-    "lines.markersize": 3.0,
-    "image.cmap": "cividis",
-    "figure.constrained_layout.w_pad": 0.08,
-    "savefig.dpi": 150,
-}
 _RECORDINGS_SHOWN = 4
-_FEW_POINTS = 60
-"""Up to here each point of a line is marked, so that a short trace is seen to have few."""
 _MANY_POINTS = 2000
 """From here on a scatter plot shows density."""
-_LONG_S = 180.0
-"""From here on time is shown in minutes."""
 _TITLE_LENGTH = 26
 
 
@@ -74,47 +57,15 @@ def draw(folder: Path) -> list[Path]:
     predictions = store.read_predictions(folder / "predictions.h5")
     tested = [item for item in predictions if item.split == "test"]
     importance = _importance_table(run)
-    with style.context(["default", _STYLE]):
+    with house_style():
         figures = {
             "traces": _traces(tested, _validation_rmse(predictions)),
             "scatter": _scatter(tested),
-            "learning_curves": _learning_curves(_epochs(run), run.experiment.trainer.keep),
+            "learning_curves": _learning_curves(history(run), run.experiment.trainer.keep),
         }
         if importance is not None:
             figures["importance"] = _importance(importance)
-        return [_save(item, folder / "figures" / f"{name}.png") for name, item in figures.items()]
-
-
-def draw_comparison(comparison: Comparison, path: Path) -> Path:
-    """A forest plot of the runs' test CCC, one panel a dimension and one for their mean.
-
-    Args:
-        comparison: its runs label the rows.
-        path: PNG to write.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    names, runs = comparison.columns, comparison.runs
-    labels = [f"{run.experiment}\n{run.id}" for run in runs]
-    with style.context(["default", _STYLE]):
-        figure = Figure((1.5 + 2.3 * len(names), 0.8 + 0.45 * len(runs)), layout="constrained")
-        row = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, name in zip(row, names, strict=True):
-            _forest(axes, [run.ccc[name] for run in runs])
-            axes.set_title(name)
-        row[0].set_yticks(range(len(runs)), labels, parse_math=False)
-        row[0].set_ylim(len(runs) - 0.5, -0.6)  # the first run on top
-        figure.supxlabel(
-            f"test CCC, 95 % bootstrap interval over {comparison.subjects} subjects", fontsize=8
-        )
-        return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with whole_file(path) as file:
-        figure.savefig(file, format="png")
-    return path
+        return [save(item, folder / "figures" / f"{name}.png") for name, item in figures.items()]
 
 
 # --- prediction against reference ------------------------------------------------------------
@@ -129,19 +80,19 @@ def _traces(tested: Sequence[Prediction], rmse: Mapping[int, Float64[Tensor, " D
     size = (max(3.6 * len(dimensions), 5.0), 0.7 + 1.5 * len(chosen))
     figure = Figure(size, layout="constrained")
     grid = figure.subplots(len(chosen), len(dimensions), squeeze=False, sharey="col")
-    is_long = max(float(ranked[place].time_s[-1]) for place in chosen) > _LONG_S
+    is_long = max(float(ranked[place].time_s[-1]) for place in chosen) > LONG_S
     for row, place in zip(grid, chosen, strict=True):
         item = ranked[place]
         cccs = metrics.ccc(moments_of(item)).tolist()
         for column, (axes, ccc) in enumerate(zip(row, cccs, strict=True)):
             band = float(rmse[item.fold][column]) if item.fold in rmse else np.nan
             _trace(axes, item, column, band, 60.0 if is_long else 1.0)
-            title = f"{_place(item, place, len(ranked))}, {_number('CCC', ccc)}"
+            title = f"{_place(item, place, len(ranked))}, {scored('CCC', ccc)}"
             axes.set_title(title, parse_math=False)  # a `$` in a subject's name is a `$`
             axes.set_ylabel(dimensions[column])
     for axes in grid[-1]:
         axes.set_xlabel("time (min)" if is_long else "time (s)")
-    _legend_below(figure)
+    legend_below(figure)
     figure.suptitle("test recordings, ranked by their CCC averaged over dimensions", fontsize=8)
     return figure
 
@@ -150,13 +101,13 @@ def _trace(axes: Axes, item: Prediction, column: int, band: float, seconds: floa
     """One dimension of one recording; `seconds` is the unit of the time axis."""
     time = item.time_s / seconds
     predicted, reference = item.prediction[:, column], item.reference[:, column]
-    marker = _marker(len(time))
+    points = marker(len(time))
     if not np.isnan(band):
         ends = (predicted - band, predicted + band)
         label = "prediction ± RMSE on validation"
-        axes.fill_between(time, *ends, color=_BLUE, alpha=0.2, linewidth=0, label=label)
-    axes.plot(time, predicted, marker=marker, color=_BLUE, label="prediction")
-    axes.plot(time, reference, marker=marker, color=_BLACK, label="reference")
+        axes.fill_between(time, *ends, color=BLUE, alpha=0.2, linewidth=0, label=label)
+    axes.plot(time, predicted, marker=points, color=BLUE, label="prediction")
+    axes.plot(time, reference, marker=points, color=INK, label="reference")
     axes.margins(x=0.01)
 
 
@@ -173,7 +124,7 @@ def _scatter(tested: Sequence[Prediction]) -> Figure:
         known = np.isfinite(reference[:, column] + predicted[:, column])
         _points(axes, reference[known, column], predicted[known, column])
         ccc, r = float(scores["ccc"][column]), float(scores["pearson"][column])
-        axes.set_title(f"{name}: {_number('CCC', ccc)}, {_number('r', r)}, n {known.sum():,}")
+        axes.set_title(f"{name}: {scored('CCC', ccc)}, {scored('r', r)}, n {known.sum():,}")
         axes.set_xlabel("reference")
         axes.set_ylabel("prediction")
     return figure
@@ -190,9 +141,9 @@ def _points(
     low, high = float(both.min()), float(both.max())
     margin = 0.05 * (high - low) or 0.05
     ends = (low - margin, high + margin)
-    axes.plot(ends, ends, color=_GREY, linestyle="--", zorder=0.5)
+    axes.plot(ends, ends, color=GREY, linestyle="--", zorder=0.5)
     if len(reference) < _MANY_POINTS:
-        axes.plot(reference, predicted, "o", color=_BLUE, alpha=0.5, markeredgewidth=0)
+        axes.plot(reference, predicted, "o", color=BLUE, alpha=0.5, markeredgewidth=0)
     else:
         cells = axes.hexbin(
             reference, predicted, gridsize=45, extent=(*ends, *ends), bins="log", mincnt=1
@@ -219,24 +170,9 @@ def _validation_rmse(predictions: Sequence[Prediction]) -> dict[int, Float64[Ten
 
 def _place(item: Prediction, place: int, count: int) -> str:
     """Which recording it is, and its rank from 0."""
-    name = f"{item.subject}/{item.name}"
-    name = name if len(name) <= _TITLE_LENGTH else f"{name[: _TITLE_LENGTH - 1]}…"
+    name = shortened(f"{item.subject}/{item.name}", _TITLE_LENGTH)
     rank = {count - 1: "worst", 0: "best"}.get(place, f"rank {place + 1}")
     return f"{name}, {rank} of {count}"
-
-
-def _number(name: str, value: float) -> str:
-    return f"no {name}" if np.isnan(value) else f"{name} {value:z.2f}"
-
-
-def _legend_below(figure: Figure) -> None:
-    """One legend for all panels, which share their lines."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-
-
-def _marker(points: int) -> str:
-    return "o" if points <= _FEW_POINTS else ""
 
 
 # --- training --------------------------------------------------------------------------------
@@ -249,28 +185,25 @@ def _learning_curves(epochs: pd.DataFrame, keep: str) -> Figure:
         epochs: a run's `metrics.csv`.
         keep: which epoch's weights the run kept, `best` or `last`.
     """
-    time = "round" if "round" in epochs else "epoch"
-    known = epochs.dropna(subset=[MONITOR])
-    by_fold = known.groupby("fold")
-    kept = by_fold.tail(1) if keep == "last" else known.loc[by_fold[MONITOR].idxmax()]
+    time, chosen = unit(epochs), kept(epochs, keep)
     figure = Figure((7.2, 2.8), layout="constrained")
     for axes, score, label in zip(
         figure.subplots(1, 2), ("loss", "ccc"), ("loss", "CCC"), strict=True
     ):
-        _curve(axes, epochs, time, f"train/{score}/mean", _VERMILION, "training")
-        _curve(axes, epochs, time, f"val/{score}/mean", _BLUE, "validation")
+        _curve(axes, epochs, time, f"train/{score}/mean", VERMILION, "training")
+        _curve(axes, epochs, time, f"val/{score}/mean", BLUE, "validation")
         axes.plot(
-            kept[time],
-            kept[f"val/{score}/mean"],
+            chosen[time],
+            chosen[f"val/{score}/mean"],
             "o",
             markersize=5,
-            color=_BLACK,
+            color=INK,
             fillstyle="none",
             label=f"weights kept ({keep})",
         )
         axes.set(xlabel=time, ylabel=f"{label}, mean over dimensions")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -282,19 +215,11 @@ def _curve(
         axes.plot(folds.index, folds.to_numpy(), color=colour, linewidth=0.5, alpha=0.35)
         label = f"{label}, mean of {folds.shape[1]} folds"
         folds = folds.dropna().mean(axis=1)  # only while every fold still trains
-    marker = _marker(len(folds))
-    axes.plot(folds.index, folds.to_numpy(), marker=marker, lw=1.5, color=colour, label=label)
+    points = marker(len(folds))
+    axes.plot(folds.index, folds.to_numpy(), marker=points, lw=1.5, color=colour, label=label)
 
 
-def _epochs(run: Run) -> pd.DataFrame:
-    path = run.folder / "metrics.csv"
-    try:
-        return pd.read_csv(path)
-    except (OSError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"cannot read {path} ({error}): the run has trained no epoch") from error
-
-
-# --- importance and comparison ---------------------------------------------------------------
+# --- importance -------------------------------------------------------------------------------
 
 
 def _importance_table(run: Run) -> pd.DataFrame | None:
@@ -317,10 +242,10 @@ def _importance(table: pd.DataFrame) -> Figure:
             order,
             mean.loc[order, dimension],
             xerr=spread.loc[order, dimension],
-            color=_BLUE,
-            error_kw={"ecolor": _BLACK, "elinewidth": 0.8},
+            color=BLUE,
+            error_kw={"ecolor": INK, "elinewidth": 0.8},
         )
-        axes.axvline(0.0, color=_BLACK, linewidth=0.6)
+        axes.axvline(0.0, color=INK, linewidth=0.6)
         axes.margins(y=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set_title(dimension)
@@ -329,26 +254,3 @@ def _importance(table: pd.DataFrame) -> Figure:
     label = f"drop of the validation CCC when an action unit is shuffled{spread_of}"
     figure.supxlabel(label, fontsize=8)
     return figure
-
-
-def _forest(axes: Axes, intervals: Sequence[Interval]) -> None:
-    """One line a run from the top, with its numbers; dotted at the first run's value."""
-    axes.axvline(intervals[0].value, color=_GREY, linestyle=":", zorder=0.5)
-    for place, interval in enumerate(intervals):
-        axes.plot([interval.low, interval.high], [place, place], color=_BLUE)
-        axes.plot(interval.value, place, "s", color=_BLUE, markersize=4)
-        axes.annotate(
-            _labelled(interval),
-            (interval.value, place),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            fontsize=6.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-        )
-    axes.margins(x=0.25)
-
-
-def _labelled(interval: Interval) -> str:
-    bounds = f" [{interval.low:z.3f}, {interval.high:z.3f}]"
-    return f"{interval.value:z.3f}" + ("" if np.isnan(interval.low) else bounds)

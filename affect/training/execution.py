@@ -142,7 +142,8 @@ def finish(
     run.update({"status": "done", **stopwatch.reading()})
     folders = [run.fold_folder(fold) for fold in run.record["folds"]]
     files = [f / name for f in folders for name in ("model.safetensors", "preparation.json")]
-    tracker.keep_model([*files, run.folder / "config.yaml", run.folder / "run.json"], metrics)
+    files += [run.folder / name for name in ("config.yaml", "run.json", "clients.csv")]
+    tracker.keep_model([file for file in files if file.exists()], metrics)
     tracker.finish()
 
 

@@ -1,0 +1,44 @@
+"""How a run trained, epoch by epoch or round by round: its `metrics.csv` as a table."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from affect.errors import UserError
+from affect.training.run import Run
+from affect.training.scores import MONITOR
+
+
+def history(run: Run) -> pd.DataFrame:
+    """The rows of a run's `metrics.csv`.
+
+    Raises:
+        UserError: it is missing, empty or no table.
+    """
+    path = run.folder / "metrics.csv"
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"cannot read {path} ({error}): the run has trained no epoch") from error
+
+
+def unit(rows: pd.DataFrame) -> str:
+    """What a row is: a `round` of a federated run, an `epoch` of a centralised one."""
+    return "round" if "round" in rows else "epoch"
+
+
+def trained(rows: pd.DataFrame) -> tuple[int, ...]:
+    """How many epochs or rounds each fold was trained, by the folds' indices."""
+    return tuple(rows.groupby("fold")[unit(rows)].nunique())
+
+
+def kept(rows: pd.DataFrame, keep: str) -> pd.DataFrame:
+    """Each fold's row whose weights the run kept.
+
+    Args:
+        rows: of a run.
+        keep: `best` or `last`, as `trainer.keep`.
+    """
+    known = rows.dropna(subset=[MONITOR])
+    by_fold = known.groupby("fold")
+    return by_fold.tail(1) if keep == "last" else known.loc[by_fold[MONITOR].idxmax()]
