@@ -230,6 +230,18 @@ def predicts_below_a_file(place):
     return ["predict", place.run, place.cache, "--out", place.at / "file" / "out.csv"]
 
 
+def compares_below_a_file(place):
+    (place.at / "file").write_text("")
+    return ["compare", place.run, "--out", place.at / "file" / "report.html"]
+
+
+def compares_with_another_gold_standard(place):
+    toy(place)
+    other = place.at / "runs" / "toy"
+    assert main([str(argument) for argument in place.fit(data__gold_standard="mean")]) == 0
+    return ["compare", place.run, *other.iterdir()]
+
+
 def disk_is_full(place, after=0):
     """From now on, nothing can be synced but the next `after` files."""
     left = iter(range(after))
@@ -481,7 +493,17 @@ CASES: list[Case] = [
         other_test_subjects,
         ("AT/runs/toy/", "cannot be compared with", "its test subjects differ"),
     ),
+    (
+        "runs with different gold standards",
+        compares_with_another_gold_standard,
+        ("AT/runs/toy/", "cannot be compared with", "its data.gold_standard is mean, not avec"),
+    ),
     # folders and disks that cannot be written
+    (
+        "a report that cannot be written",
+        compares_below_a_file,
+        ("cannot write AT/file/report.html", "choose another folder"),
+    ),
     (
         "a cache that cannot be written",
         below_a_file("synth", "--subjects", 1, "--seconds", 5, "--cache"),

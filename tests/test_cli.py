@@ -249,10 +249,16 @@ def test_compare_stands_runs_side_by_side(capsys, workplace, a_run, tmp_path):
     other = toy(workplace, runs=tmp_path, **{"model.name": "gru"})
     second = json.loads(run(capsys, *other, "--json")[1])["run"]
     figure = tmp_path / "comparison.png"
-    status, out, _ = run(capsys, "compare", a_run, second, "--json", "--figure", figure)
+    page = tmp_path / "report.html"
+    files = ("--figure", figure, "--out", page)
+    status, out, _ = run(capsys, "compare", a_run, second, "--json", *files)
     assert status == 0
-    assert len(json.loads(out)["runs"]) == 2
+    first, other = json.loads(out)["runs"]
+    gap = other["scores"]["test/rmse/mean"]["value"] - first["scores"]["test/rmse/mean"]["value"]
+    assert other["differences"]["test/rmse/mean"]["value"] == pytest.approx(gap)
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert first["id"] in page.read_text()
+    assert first["id"] in run(capsys, "compare", a_run, second)[1]
 
 
 def test_the_resolved_experiment_can_be_printed_and_run(capsys, tmp_path):

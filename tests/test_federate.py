@@ -201,6 +201,16 @@ def moments(item):
     return moments_of(item)
 
 
+@pytest.mark.parametrize("mode", ["central", "local"])
+def test_what_privacy_has_spent_is_recorded_for_each_fold(corpus, mode):
+    private = PrivacyConfig(mode, noise_multiplier=0.3, delta=0.01)
+    run = federate(experiment(corpus, {"rounds": 2, "privacy": private}), draw=nothing)
+    spent = run.record["federation"]["0"]
+    assert spent["delta"] == 0.01
+    assert spent["epsilon"] == float(table(run.folder / "metrics.csv")[-1]["epsilon"]) > 0
+    assert "epsilon" not in federate(experiment(corpus), draw=nothing).record["federation"]["0"]
+
+
 STATEFUL = {
     "fedavgm": {"strategy": StrategyConfig("fedavgm", momentum=0.5)},
     "fedadam": {"strategy": StrategyConfig("fedadam", server_lr=0.05)},
