@@ -74,6 +74,7 @@ def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None =
     _wait_for(grid, sites, experiment.federation.timeout_s)
     enrolment = _enrolled(grid, experiment)
     if resume is None:
+        refuse_empty([enrolment.fold])
         run = runs.create(experiment, "federate", [enrolment.fold])
     else:
         run = resume
@@ -126,7 +127,7 @@ def _enrolled(grid: Grid, experiment: Experiment) -> Enrolment:
     """Ask every connected site which clients it holds.
 
     Raises:
-        UserError: one does not answer as it should, two have one name, or a part is empty.
+        UserError: one does not answer as it should, or two have one name.
     """
     records = Enrol(configuration.to_yaml(shared(experiment))).encode()
     nodes = sorted(grid.get_node_ids())
@@ -166,7 +167,6 @@ def _enrolment(found: Mapping[str, tuple[int, Enrolled]]) -> Enrolment:
         for part in ("train", "val", "test")
     }
     fold = Fold(0, **parts)
-    refuse_empty([fold])
     people = {
         site: {part: getattr(told, part) for part in parts} for site, (_, told) in found.items()
     }

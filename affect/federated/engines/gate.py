@@ -51,6 +51,7 @@ def keep_gate(
             ssl_keyfile=key,
             log_level="warning",
             access_log=False,
+            ws="none",
         )
         config.load()
     except OSError as error:  # ssl.SSLError is one
