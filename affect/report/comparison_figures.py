@@ -130,7 +130,7 @@ def _forest(axes: Axes, items: Sequence[Interval], zero: float, *, first: int = 
         axes.plot([item.low, item.high], [place, place], color=colour, linewidth=1.5)
         axes.plot(item.value, place, "s", color=colour, markersize=4)
     axes.margins(x=0.1)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
 
 
 def _name_rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -64,7 +64,7 @@ def write(comparison: Comparison, runs: Sequence[Run], path: Path) -> Path:
         version=__version__,
         commit=git_commit(),
     )
-    write_whole(path, text.encode())
+    write_whole(path, text.encode(errors="replace"))
     return path
 
 
@@ -137,7 +137,7 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         ("command", commands),
         ("network", [run.experiment.model.name for run in runs]),
         ("seed", [str(record["seed"]) for record in records]),
-        ("started", [record.get("started", NONE) for record in records]),
+        ("started", [record.get("started", NONE).replace("T", " ") for record in records]),
         ("commit", [_commit(record.get("git_commit", "")) for record in records]),
         ("machine", [record.get("machine", NONE) for record in records]),
         ("versions", [_versions(record.get("versions", {})) for record in records]),
