@@ -26,9 +26,9 @@ demo: setup
 	$(AFFECT) synth --cache demo/cache --subjects 12 --seconds 150
 	$(AFFECT) fit -c experiments/demo.yaml --name=centralised
 	$(AFFECT) federate -c experiments/demo.yaml --name=federated
-	$(AFFECT) compare demo/runs/centralised/* demo/runs/federated/* --figure demo/comparison.png
+	$(AFFECT) compare demo/runs/centralised/* demo/runs/federated/* --out demo/report.html
 	@echo
-	@echo "Done. The runs are in demo/runs (figures in each run's figures/), the comparison in demo/comparison.png."
+	@echo "Done. The runs are in demo/runs (figures in each run's figures/), the comparison in demo/report.html."
 	@echo "Next: $(AFFECT) predict $$(ls -d demo/runs/federated/*) demo/cache --out demo/predictions.csv"
 	@echo "      or your own data: data/README.md (or activate $(VENV) and type affect)"
 
