@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_the_same_sites_and_with_no_others(corpus):
         lead(stopped, dataclasses.replace(asked, name="stopped"), 3)
     (folder,) = (corpus / "runs" / "stopped").iterdir()
     with pytest.raises(UserError, match="began with the clients east/train"):
-        lead(grid(corpus, order=("west", "north")), asked, 2, resume=opened(folder))
+        lead(grid(corpus, order=("east", "north")), asked, 2, resume=opened(folder))
     run = opened(folder)
     assert_equal(lead(grid(corpus), run.experiment, 3, resume=run), whole)
 

@@ -49,6 +49,7 @@ def keep_gate(
             app,
             ssl_certfile=certificate,
             ssl_keyfile=key,
+            ws="none",
             log_level="warning",
             access_log=False,
             ws="none",
