@@ -2,12 +2,13 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from affect import cli, store
+from affect import __version__, cli, store
 from affect.cli import main
 from affect.recording import OPENFACE_INTENSITIES, Provenance
 from tests import builders
@@ -379,3 +380,9 @@ def test_synth_refuses_an_odd_length(capsys, tmp_path, seconds):
     status, _, err = run(capsys, "synth", "--cache", tmp_path / "c", f"--seconds={seconds}")
     assert status == 2
     assert "cannot make" in err
+
+
+def test_the_package_and_the_code_bear_one_version():
+    """Flower asks for a version that stands in pyproject.toml itself."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == __version__

@@ -52,7 +52,6 @@ def keep_gate(
             ws="none",
             log_level="warning",
             access_log=False,
-            ws="none",
         )
         config.load()
     except OSError as error:  # ssl.SSLError is one
