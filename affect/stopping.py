@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: what is half done is tidied away."""
+"""What ends a command: SIGTERM as Ctrl-C does, with what is half done tidied away."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def stopping(message: str) -> Iterator[None]:
         raise KeyboardInterrupt(message) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """A process that starts in here never hears Ctrl-C, which goes to all: the first decides."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

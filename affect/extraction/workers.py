@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,6 +22,7 @@ from affect.extraction.backends.protocol import Listener
 from affect.extraction.cached import Cached
 from affect.extraction.pipeline import Extracted, extract_one
 from affect.extraction.processor import settle
+from affect.stopping import deaf_to_interrupts
 
 _PATIENCE_S = 10.0
 """What a worker gets to end in, with its temporary files removed, before it is killed."""
@@ -86,7 +87,7 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_serve, args=(theirs, task), daemon=True
         )
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             self._process.start()
         theirs.close()
         self._path = Path()
@@ -134,16 +135,6 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A process that starts in here never hears Ctrl-C, which goes to all: the first decides."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _heard(team: list[_Worker]) -> list[_Worker]:

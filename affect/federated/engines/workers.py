@@ -19,6 +19,7 @@ from flwr.common.constant import ErrorCode
 
 from affect.config import FederationConfig
 from affect.federated.engines.inprocess import App, InProcessGrid, Task, answered, one_by_one
+from affect.stopping import deaf_to_interrupts
 
 _AHEAD = 4
 """Messages a worker that may be answered before the first one that is not."""
@@ -123,7 +124,7 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_serve, args=(theirs, make_app, number), daemon=True
         )
-        with _deaf_to_interrupts():
+        with deaf_to_interrupts():
             self._process.start()
         theirs.close()
         self.number = number
@@ -157,16 +158,6 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self.connection.close()
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A process that starts in here never hears Ctrl-C, which goes to all: the first decides."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, make_app: Callable[[int], App], number: int) -> None:
