@@ -8,6 +8,9 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +219,14 @@ def test_a_place_trains_on_its_training_part_alone(corpus):
         here.site_of(request(corpus, Train, run="../../elsewhere"))
 
 
+def _answers(socket):
+    """Whether a service listens; its file is there before."""
+    with suppress(OSError):
+        Client(str(socket), "AF_UNIX").close()
+        return True
+    return False
+
+
 @pytest.fixture
 def asked_at(tmp_path):
     """A service of an app, in a thread, and a way to ask it."""
@@ -223,8 +234,8 @@ def asked_at(tmp_path):
     def start(app):
         socket = tmp_path / "socket"
         threading.Thread(target=service.serve, args=(app, socket), daemon=True).start()
-        while not socket.exists():
-            pass
+        while not _answers(socket):
+            time.sleep(0.01)
         return socket
 
     return start
