@@ -230,6 +230,7 @@ def _answers(socket):
 @pytest.fixture
 def asked_at(tmp_path):
     """A service of an app, in a thread, and a way to ask it."""
+    InProcessGrid(one_by_one(nothing), 1)  # without a grid, Flower's messages have no sender
 
     def start(app):
         socket = tmp_path / "socket"
