@@ -66,10 +66,20 @@ class CentreNet(LandmarkNet):
     def __init__(self):
         nn.Module.__init__(self)
 
-    def in_regions(self, pixels, regions, frames, flip=True):
+    def in_regions(self, pixels, regions, frames, correction=None):
         points = torch.full((1, 68, 2), 0.5)
         points[:, 36:42, 0], points[:, 42:48, 0] = 0.3, 0.7
-        return regions.to_frame(points)
+        return regions.to_frame(points if correction is None else points + correction)
+
+    def both_ways(self, pixels, regions, frames):
+        """The brighter the square, the further the mirror image moves the points."""
+        grey = pixels[frames].amax(dim=(1, 2, 3)).float()
+        correction = (grey / 1000)[:, None, None].expand(-1, 68, 2)
+        return self.in_regions(pixels, regions, frames, correction), correction
+
+
+SIDE = 1.3 * 0.4 * 30
+"""Of the region about a square's landmarks."""
 
 
 def film(places, height=90, width=160):
@@ -125,9 +135,18 @@ def test_a_face_that_leaves_and_returns_is_seen_to_the_frame():
 def test_a_steady_movement_is_followed_between_looks():
     places = [[(20 + frame, 20, 30, 200)] for frame in range(16)]
     (face,) = tracked(film(places))[0].values()
-    centres = face[0].landmarks[:, 8]
+    centres = face[0].landmarks[:, 8] - 0.2 * SIDE
     np.testing.assert_allclose(centres[:, 0], 35 + np.arange(16), atol=1e-4)
     np.testing.assert_allclose(centres[:, 1], 35, atol=1e-4)
+
+
+def test_what_the_mirror_image_corrects_moves_evenly_between_looks():
+    greys = range(100, 140)
+    found, tracker = tracked(film([[(20, 20, 30, grey)] for grey in greys]))
+    assert tracker._detector.looked < 10
+    centres = torch.cat([seen.landmarks[:, 8] for seen in found[0].values()])
+    expected = 35 + SIDE * torch.tensor(greys) / 1000
+    torch.testing.assert_close(centres, expected[:, None].expand(-1, 2), atol=1e-4, rtol=0)
 
 
 def test_a_frame_that_was_not_decoded_has_no_face():

@@ -297,13 +297,16 @@ def test_the_mirror_image_has_mirrored_landmarks(locate):
     # A square begins on a sample but ends one sample short of its border.
     opposite = torch.tensor([[159 - 70 + side / 112, 40]])
     which = torch.tensor([0])
-    found = locate.in_regions(frames, region, which)
-    mirrored = locate.in_regions(
-        frames.flip(2), Regions(opposite, region.side, region.roll), which
-    )[:, list(landmarks.MIRRORED)]
+    found, correction = locate.both_ways(frames, region, which)
+    there = Regions(opposite, region.side, region.roll)
+    mirrored, _ = locate.both_ways(frames.flip(2), there, which)
+    mirrored = mirrored[:, list(landmarks.MIRRORED)]
     expected = torch.stack((159 - mirrored[..., 0], mirrored[..., 1]), dim=-1)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
-    assert not torch.allclose(found, locate.in_regions(frames, region, which, flip=False), atol=0.1)
+    alone = locate.in_regions(frames, region, which)
+    assert not torch.allclose(found, alone, atol=0.1)
+    corrected = locate.in_regions(frames, region, which, correction)
+    torch.testing.assert_close(corrected, found, atol=1e-4, rtol=0)
 
 
 def test_the_second_pass_looks_where_the_first_found_the_face(locate, monkeypatch):
@@ -315,9 +318,11 @@ def test_the_second_pass_looks_where_the_first_found_the_face(locate, monkeypatc
 
     monkeypatch.setattr(locate, "encode", encode)
     frames, box = blue_green_red(1, 90, 160), torch.tensor([[40.0, 10, 100, 60]])
-    found = locate(frames, box, flip=False)
+    found = locate(frames, box)
     first = 60 * (answer - 0.5) + torch.tensor([70.0, 35])
-    expected = regions.around_landmarks(first).to_frame(answer)
+    x, y = answer[:, list(landmarks.MIRRORED)].unbind(-1)
+    both = (answer + torch.stack((111 / 112 - x, y), dim=-1)) / 2
+    expected = regions.around_landmarks(first).to_frame(both)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     means = np.array([122.782, 117.001, 104.298])
     inside = seen[0][0, :, 56, 56]

@@ -141,11 +141,11 @@ def test_regions_between_key_frames():
     keys = Regions(
         torch.tensor([[0.0, 8], [8, 0]]), torch.tensor([10.0, 30]), torch.tensor([3.0, -3])
     )
-    found = regions.interpolated(keys, torch.tensor([4, 8]), torch.tensor([0, 4, 5, 8, 99]))
+    found = regions.moved(keys, torch.tensor([4, 8]), torch.tensor([0, 4, 5, 8, 99]))
     assert found.centre.tolist() == [[0, 8], [0, 8], [2, 6], [8, 0], [8, 0]]
     assert found.side.tolist() == [10, 10, 15, 30, 30]
     quarter = 3 + (2 * torch.pi - 6) / 4  # through 180 degrees
     np.testing.assert_allclose(found.roll[:3], [3, 3, quarter], rtol=1e-6)
     single = Regions(keys.centre[:1], keys.side[:1], keys.roll[:1])
-    held = regions.interpolated(single, torch.tensor([4]), torch.tensor([0, 9]))
+    held = regions.moved(single, torch.tensor([4]), torch.tensor([0, 9]))
     assert held.side.tolist() == [10, 10]

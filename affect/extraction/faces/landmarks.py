@@ -86,29 +86,28 @@ class LandmarkNet(nn.Module):
         pixels: UInt8[Tensor, "N H W 3"],
         boxes: Float[Tensor, "K 4"],
         frames: Int[Tensor, " K"] | None = None,
-        flip: bool = True,
     ) -> Float[Tensor, "K 68 2"]:
         """Landmarks of the faces in boxes, in two passes.
 
-        The first pass says where to look exactly, the second looks there with the eyes level.
+        The first pass says where to look exactly, the second looks there with the eyes level, and
+        at the mirror image too.
 
         Args:
             pixels: frames, BGR.
             boxes: a detector's.
             frames: the frame of each box; left out, one box a frame.
-            flip: as in `in_regions`, for the second pass.
         """
         if frames is None:
             frames = torch.arange(len(pixels), device=pixels.device)
-        first = self.in_regions(pixels, around_boxes(boxes), frames, flip=False)
-        return self.in_regions(pixels, around_landmarks(first), frames, flip)
+        first = self.in_regions(pixels, around_boxes(boxes), frames)
+        return self.both_ways(pixels, around_landmarks(first), frames)[0]
 
     def in_regions(
         self,
         pixels: UInt8[Tensor, "N H W 3"],
         regions: Regions,
         frames: Int[Tensor, " K"],
-        flip: bool = True,
+        correction: Float[Tensor, "K 68 2"] | None = None,
     ) -> Float[Tensor, "K 68 2"]:
         """Landmarks of the faces in regions, in one pass.
 
@@ -116,22 +115,42 @@ class LandmarkNet(nn.Module):
             pixels: frames, BGR.
             regions: a square about each face.
             frames: the frame of each region.
-            flip: average with the landmarks of the mirror image: less error, twice the work.
+            correction: to add, as `both_ways` finds it.
         """
-        square = regions.centre, regions.side, regions.roll
+        points = self._in_parts(self.encode, self._crops(pixels, regions, frames))
+        return regions.to_frame(points if correction is None else points + correction)
+
+    def both_ways(
+        self, pixels: UInt8[Tensor, "N H W 3"], regions: Regions, frames: Int[Tensor, " K"]
+    ) -> tuple[Float[Tensor, "K 68 2"], Float[Tensor, "K 68 2"]]:
+        """Landmarks averaged with those of the mirror image: less error, twice the work.
+
+        Args:
+            pixels: frames, BGR.
+            regions: a square about each face.
+            frames: the frame of each region.
+
+        Returns:
+            The landmarks, and how far they lie from those of one pass, in sides of their region.
+        """
+        faces = self._crops(pixels, regions, frames)
+        points = self._in_parts(self.encode, faces)
+        x, y = self._in_parts(self.encode, faces.flip(-1))[:, self.mirrored].unbind(-1)
+        # Pixel i of the mirror image is pixel SIZE - 1 - i; pixel i lies at i / SIZE.
+        correction = (torch.stack(((SIZE - 1) / SIZE - x, y), dim=-1) - points) / 2
+        return regions.to_frame(points + correction), correction
+
+    def _crops(
+        self, pixels: UInt8[Tensor, "N H W 3"], regions: Regions, frames: Int[Tensor, " K"]
+    ) -> Float[Tensor, "K 3 112 112"]:
+        """The regions as the network takes them."""
 
         def crops(frames: Tensor, *square: Tensor) -> Tensor:
             rgb = cropped(pixels, Regions(*square), frames, SIZE).flip(1)
             return (rgb - self.mean[:, None, None]) / 255
 
-        faces = self._cropped_in_parts(crops, frames, *square)
-        points = self._in_parts(self.encode, faces)
-        if flip:
-            mirrored = self._in_parts(self.encode, faces.flip(-1))[:, self.mirrored]
-            # Pixel i of the mirror image is pixel SIZE - 1 - i; pixel i lies at i / SIZE.
-            x = (SIZE - 1) / SIZE - mirrored[..., 0]
-            points = (points + torch.stack((x, mirrored[..., 1]), dim=-1)) / 2
-        return regions.to_frame(points)
+        square = regions.centre, regions.side, regions.roll
+        return self._cropped_in_parts(crops, frames, *square)
 
     def encode(self, faces: Float[Tensor, "N 3 112 112"]) -> Float[Tensor, "N 68 2"]:
         """Points across and down the square, 0 to 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 MARGIN = 1.3
@@ -72,7 +72,22 @@ def around_landmarks(landmarks: Float[Tensor, "K 68 2"], margin: float = MARGIN)
     return Regions(centre, margin * (high - low).amax(dim=1), roll)
 
 
-def interpolated(regions: Regions, at: Num[Tensor, " K"], wanted: Num[Tensor, " T"]) -> Regions:
+def interpolated(
+    values: Float[Tensor, "K ..."], at: Num[Tensor, " K"], wanted: Num[Tensor, " T"]
+) -> Float[Tensor, "T ..."]:
+    """Values between those at some frames, linearly; before and after, the nearest.
+
+    Args:
+        values: K at least 1.
+        at: their frames or times, ascending.
+        wanted: frames or times.
+    """
+    before, after, share = _neighbours(at, wanted)
+    share = share.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+    return torch.lerp(values[before], values[after], share)
+
+
+def moved(regions: Regions, at: Num[Tensor, " K"], wanted: Num[Tensor, " T"]) -> Regions:
     """Regions of one face between those of some frames, linearly; before and after, the nearest.
 
     This smooths besides: a jump of the detector cannot pass for a movement of the face.
@@ -82,18 +97,25 @@ def interpolated(regions: Regions, at: Num[Tensor, " K"], wanted: Num[Tensor, " 
         at: their frames or times, ascending.
         wanted: frames or times.
     """
-    after = torch.searchsorted(at, wanted.to(at.dtype)).clamp(max=len(at) - 1)
-    before = (after - 1).clamp(min=0)
-    gap = (at[after] - at[before]).clamp(min=torch.finfo(torch.float32).tiny)
-    share = ((wanted - at[before]) / gap).clamp(0, 1).to(regions.side.dtype)
+    before, after, share = _neighbours(at, wanted)
     # The shorter way round: a roll of 179 degrees is next to one of -179.
     turn = regions.roll[after] - regions.roll[before]
     turn = torch.atan2(turn.sin(), turn.cos())
     return Regions(
-        torch.lerp(regions.centre[before], regions.centre[after], share[:, None]),
-        torch.lerp(regions.side[before], regions.side[after], share),
-        regions.roll[before] + share * turn,
+        interpolated(regions.centre, at, wanted),
+        interpolated(regions.side, at, wanted),
+        regions.roll[before] + share.to(turn.dtype) * turn,
     )
+
+
+def _neighbours(
+    at: Num[Tensor, " K"], wanted: Num[Tensor, " T"]
+) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"], Float[Tensor, " T"]]:
+    """The places before and after each that is wanted, and its share of the way."""
+    after = torch.searchsorted(at, wanted.to(at.dtype)).clamp(max=len(at) - 1)
+    before = (after - 1).clamp(min=0)
+    gap = (at[after] - at[before]).clamp(min=torch.finfo(torch.float32).tiny)
+    return before, after, ((wanted - at[before]) / gap).clamp(0, 1)
 
 
 def _rotated(points: Float[Tensor, "B P 2"], angle: Float[Tensor, " K"]) -> Float[Tensor, "K P 2"]:

@@ -2,7 +2,8 @@
 
 The detector looks at some frames of a segment; where two neighbouring looks differ, at all frames
 between. Between two looks a face's region moves evenly, so that a jump of the detector cannot pass
-for a movement of the face, and every frame's landmarks are read in its own region.
+for a movement of the face, and every frame's landmarks are read in its own region. At a look they
+are read in the mirror image too; how that corrects them moves evenly likewise.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from affect.extraction.faces.regions import (
     around_boxes,
     around_landmarks,
     interpolated,
+    moved,
 )
 from affect.extraction.video import FrameBatch
 
@@ -97,6 +99,8 @@ class _Path:
 
     frames: Int[Tensor, " S"]
     regions: Regions
+    landmarks: Float[Tensor, "S 68 2"]
+    corrections: Float[Tensor, "S 68 2"]
     scores: list[float]
 
     def after(self, before: _Path) -> _Path:
@@ -104,6 +108,8 @@ class _Path:
         return _Path(
             torch.cat([before.frames, self.frames]),
             before.regions.followed_by(self.regions),
+            torch.cat([before.landmarks, self.landmarks]),
+            torch.cat([before.corrections, self.corrections]),
             before.scores + self.scores,
         )
 
@@ -111,7 +117,13 @@ class _Path:
         """Its last frame, as the next batch counts it."""
         rows = slice(-1, None)
         before = torch.full_like(self.frames[rows], _BEFORE)
-        return _Path(before, self.regions.taken(rows), self.scores[rows])
+        return _Path(
+            before,
+            self.regions.taken(rows),
+            self.landmarks[rows],
+            self.corrections[rows],
+            self.scores[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +261,11 @@ class FaceTracker:
     def _path(self, pixels: Tensor, seen: Sequence[_Sighting]) -> _Path:
         frames = torch.tensor([sighting.frame for sighting in seen], device=pixels.device)
         boxes = torch.stack([sighting.box for sighting in seen]).to(pixels.device)
-        first = self._network.in_regions(pixels, around_boxes(boxes), frames, flip=False)
-        return _Path(frames, around_landmarks(first), [sighting.score for sighting in seen])
+        first = self._network.in_regions(pixels, around_boxes(boxes), frames)
+        regions = around_landmarks(first)
+        landmarks, corrections = self._network.both_ways(pixels, regions, frames)
+        scores = [sighting.score for sighting in seen]
+        return _Path(frames, regions, landmarks, corrections, scores)
 
     def _face(
         self,
@@ -260,15 +275,19 @@ class FaceTracker:
         decoded: Bool[np.ndarray, " N"],
     ) -> TrackedFace:
         device = pixels.device
-        covered = set(_covered(path.frames.tolist(), looked)) - {_BEFORE}
-        there = sorted(covered & set(np.flatnonzero(decoded).tolist()))
-        frames = torch.tensor(there, dtype=torch.int64, device=device)
-        landmarks = torch.full((len(pixels), POINTS, 2), torch.nan, device=device)
-        if there:
-            regions = interpolated(path.regions, path.frames, frames)
-            landmarks[frames] = self._network.in_regions(pixels, regions, frames)
+        read = path.frames.tolist()
+        there = set(_covered(read, looked)) & set(np.flatnonzero(decoded).tolist())
         success = torch.zeros(len(pixels), dtype=torch.bool, device=device)
-        success[frames] = True
+        success[sorted(there)] = True
+        landmarks = torch.full((len(pixels), POINTS, 2), torch.nan, device=device)
+        now = path.frames != _BEFORE
+        landmarks[path.frames[now]] = path.landmarks[now]
+        landmarks[~success] = torch.nan
+        if between := sorted(there.difference(read)):
+            frames = torch.tensor(between, device=device)
+            regions = moved(path.regions, path.frames, frames)
+            correction = interpolated(path.corrections, path.frames, frames)
+            landmarks[frames] = self._network.in_regions(pixels, regions, frames, correction)
         scores = np.interp(np.arange(len(pixels)), path.frames.tolist(), path.scores)
         confidence = torch.from_numpy(scores).float().to(device) * success
         return TrackedFace(landmarks, success, confidence)
