@@ -81,6 +81,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
         ".*LeafSpec.*",
+        ".*`srun` command is available.*",  # on a cluster's login node, which is not a mistake
     )
     for message in hints:
         warnings.filterwarnings("ignore", message)
