@@ -130,12 +130,16 @@ class Site:
 
     def train_masked(self, request: TrainMasked) -> Masked:
         """What a client has learned, under masks; see `contribution` and `Masking.masked`."""
-        training = self._trained_by(request)
-        trained = training.train(request.client, request.round, request.parameters)
-        experiment = experiment_of(request.experiment)
-        rounding = seeded(experiment.seed)(request.round, 3, request.client)
-        numbers = contribution(trained, request.parameters, experiment.federation, rounding)
-        return self._masking.masked(request, numbers, _secure(request))
+        federation = experiment_of(request.experiment).federation
+
+        def learned() -> Masked:
+            training = self._trained_by(request)
+            trained = training.train(request.client, request.round, request.parameters)
+            rounding = seeded(experiment_of(request.experiment).seed)
+            place = (request.round, 3, request.client)
+            return contribution(trained, request.parameters, federation, rounding(*place))
+
+        return self._masking.masked(request, learned, federation.privacy.secure_aggregation)
 
     def unmask(self, request: Unmask) -> Pieces:
         """Pieces of the secrets of a client's neighbours; see `Masking.pieces`."""

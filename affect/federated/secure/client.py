@@ -7,6 +7,7 @@ answered twice: no second update under the same masks, and of no neighbour both 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,60 +61,63 @@ class Masking:
         """A client's secrets in pieces, each sealed for one neighbour; its own it keeps.
 
         Raises:
-            UserError: the neighbours are too few, or one of their keys is used twice.
+            UserError: neighbours or their keys are not different, or the round is not at this
+                stage.
         """
-        client, neighbours = request.client, request.neighbours
-        mine = self._vault.taken(client, request.round)
-        _refuse_unfit(request, mine)
-        count = len(neighbours) + 1
-        seeds, keys = (
-            create_shares(bytes.fromhex(secret), threshold_of(count, config), count)
-            for secret in (mine.seed, mine.masking)
+        client, mine = request.client, self._vault.taken(request.client, request.round)
+        _refuse_alike(request, mine)
+        count = len(request.neighbours) + 1
+        own, *others = zip(
+            create_shares(bytes.fromhex(mine.seed), threshold_of(count, config), count),
+            create_shares(bytes.fromhex(mine.masking), threshold_of(count, config), count),
+            strict=True,
         )
-        sealed = []
-        for neighbour, public, *pieces in zip(
-            neighbours, request.sealing, seeds[1:], keys[1:], strict=True
-        ):
-            text = share_keys_plaintext_concat(client, neighbour, *pieces)
-            key = shared_key(bytes.fromhex(mine.sealing), public)
-            sealed.append(encrypt(key, text).decode())
-        names = [str(neighbour) for neighbour in neighbours]
+        names = [str(neighbour) for neighbour in request.neighbours]
         shared = replace(
             mine,
             publics=dict(zip(names, request.masking, strict=True)),
             sealing_publics=dict(zip(names, request.sealing, strict=True)),
-            pieces={str(client): [seeds[0].hex(), keys[0].hex()]},
+            pieces={str(client): [piece.hex() for piece in own]},
         )
+        sealed = [
+            _sealed(client, name, pieces, shared)
+            for name, pieces in zip(names, others, strict=True)
+        ]
         self._vault.keep(client, shared)
         return SealedShares(sealed)
 
     def masked(
-        self, request: TrainMasked, numbers: Masked, config: SecureAggregationConfig
+        self,
+        request: TrainMasked,
+        learned: Callable[[], Masked],
+        config: SecureAggregationConfig,
     ) -> Masked:
         """A client's numbers under its own mask and those with the neighbours that are left.
+
+        While it learns them, its secrets are in this process alone.
+
+        Args:
+            request: with the pieces that neighbours sealed.
+            learned: gives the client's numbers.
+            config: the threshold.
 
         Raises:
             UserError: too few are left, a piece is not from whom it should be, or the round is not
                 at this stage.
         """
-        client = request.client
-        mine = self._vault.taken(client, request.round)
+        client, mine = request.client, self._vault.taken(request.client, request.round)
         if mine.masked or len(request.sealed) != len(mine.publics):
-            raise UserError(
-                f"client {client} masks one update a round, after it shared its secrets"
-            )
-        sealed = {
-            name: item for name, item in zip(mine.publics, request.sealed, strict=True) if item
-        }
-        _refuse_few(len(sealed) + 1, len(mine.publics) + 1, config)
-        opened = {name: _opened(client, name, item, mine) for name, item in sealed.items()}
-        publics = {int(name): mine.publics[name] for name in sealed}
+            raise UserError(f"client {client} masks one update a round, after sharing its secrets")
+        left = {n: item for n, item in zip(mine.publics, request.sealed, strict=True) if item}
+        _refuse_few(len(left) + 1, len(mine.publics) + 1, config)
+        opened = {name: _opened(client, name, item, mine) for name, item in left.items()}
+        numbers = learned()
         values = np.concatenate([numbers.parameters, numbers.tallies])
         values += stream(bytes.fromhex(mine.seed), len(values))
+        publics = {int(name): mine.publics[name] for name in left}
         values += pairwise(client, bytes.fromhex(mine.masking), publics, len(values))
         self._vault.keep(client, replace(mine, pieces={**mine.pieces, **opened}, masked=True))
-        parameters, tallies = np.split(values, [len(numbers.parameters)])
-        return Masked(parameters, tallies)
+        return Masked(*np.split(values, [len(numbers.parameters)]))
 
     def pieces(self, request: Unmask, config: SecureAggregationConfig) -> Pieces:
         """The pieces that take the masks off a sum; then the round's secrets are gone.
@@ -133,22 +137,26 @@ class Masking:
         )
 
 
-def _refuse_unfit(request: ShareSecrets, mine: Secrets) -> None:
-    lengths = {len(request.neighbours), len(request.masking), len(request.sealing)}
-    keys = {*request.masking, *request.sealing}
-    keys |= {public_of(bytes.fromhex(secret)) for secret in (mine.masking, mine.sealing)}
-    others = set(request.neighbours) - {request.client}
-    count = len(request.neighbours)
-    if lengths != {count} or len(others) < count or len(keys) < 2 * count + 2 or mine.publics:
-        raise UserError(
-            f"the neighbours of client {request.client} and their keys are not different"
-        )
+def _refuse_alike(request: ShareSecrets, mine: Secrets) -> None:
+    """Refuse a client that is its own neighbour, and a key that comes twice."""
+    clients = {request.client, *request.neighbours}
+    own = (public_of(bytes.fromhex(secret)) for secret in (mine.masking, mine.sealing))
+    keys = {*own, *request.masking, *request.sealing}
+    count = len(request.neighbours) + 1
+    if len(clients) != count or len(keys) != 2 * count or mine.publics:
+        raise UserError(f"client {request.client} and its neighbours are not different")
 
 
 def _refuse_few(left: int, pieces: int, config: SecureAggregationConfig) -> None:
     needed = threshold_of(pieces, config)
     if left < needed:
         raise UserError(f"{left} of {pieces} neighbours are left, {needed} are needed to hide one")
+
+
+def _sealed(client: int, name: str, pieces: Sequence[bytes], mine: Secrets) -> str:
+    """Pieces of a client's secrets, for a neighbour's eyes."""
+    key = shared_key(bytes.fromhex(mine.sealing), mine.sealing_publics[name])
+    return encrypt(key, share_keys_plaintext_concat(client, int(name), *pieces)).decode()
 
 
 def _opened(client: int, name: str, sealed: str, mine: Secrets) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -39,3 +39,18 @@ def neighbours_of(
         client: sorted(circle[(place + distance) % count] for distance in reach)
         for place, client in enumerate(circle)
     }
+
+
+def hang_together(clients: Collection[int], neighbours: Mapping[int, Sequence[int]]) -> bool:
+    """Whether masks tie all clients to one another; groups without a tie show their own sums.
+
+    Args:
+        clients: that are in the sum, at least one.
+        neighbours: of each client.
+    """
+    there, reached = set(clients), set[int]()
+    edge = {next(iter(there))}
+    while edge:
+        reached |= edge
+        edge = {other for client in edge for other in neighbours[client]} & there - reached
+    return reached == there

@@ -8,7 +8,7 @@ sum, after that it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ from affect.federated.messages import (
     Unmask,
 )
 from affect.federated.population import Client
-from affect.federated.secure.graph import LEAST, neighbours_of, threshold_of
+from affect.federated.secure.graph import LEAST, hang_together, neighbours_of, threshold_of
 from affect.federated.secure.masks import pairwise, stream
 
 _Reply = TypeVar("_Reply", bound=Content)
@@ -84,15 +84,16 @@ class SecureRound:
         keyed = self._enough(self._public_keys(clients))
         sealed = self._sealed(keyed)
         sharing = self._enough([client for client in keyed if client.index in sealed])
-        values, split, survivors = self._masked(sharing, sealed)
+        values, survivors = self._masked(sharing, sealed)
         self._enough(survivors)
-        seeds, keys = self._secrets(sharing, survivors)
+        there = [client.index for client in survivors]
+        self._refuse_groups(there)
+        seeds, keys = self._secrets(survivors, sealed.keys() - set(there))
         for seed in seeds.values():
             values -= stream(seed, len(values))
         for client, key in keys.items():
-            values += self._of_the_dropped(client, key, survivors, len(values))
-        parameters, tallies = np.split(values, [split])
-        return Masked(parameters, tallies), survivors
+            values += self._of_the_lost(client, key, there, len(values))
+        return Masked(*np.split(values, [len(self._start.parameters)])), survivors
 
     def _public_keys(self, clients: Sequence[Client]) -> list[Client]:
         """Gather the public keys; the clients that have sent theirs."""
@@ -122,8 +123,8 @@ class SecureRound:
 
     def _masked(
         self, clients: Sequence[Client], sealed: Mapping[int, Mapping[int, str]]
-    ) -> tuple[UInt64[np.ndarray, " W"], int, list[Client]]:
-        """The sum of all masked numbers, how many of them are parameters, and whose they are."""
+    ) -> tuple[UInt64[np.ndarray, " W"], list[Client]]:
+        """The sum of all masked numbers, and whose they are."""
         own = {
             client.index: {
                 "sealed": [
@@ -140,35 +141,36 @@ class SecureRound:
             added = np.concatenate([reply.parameters, reply.tallies])
             values = added + values if len(values) else added
             survivors.append(client)
-        return values, len(start.parameters), survivors
+        return values, survivors
 
     def _secrets(
-        self, sharing: Sequence[Client], survivors: Sequence[Client]
+        self, survivors: Sequence[Client], lost: Set[int]
     ) -> tuple[dict[int, bytes], dict[int, bytes]]:
-        """The seeds of those whose numbers are in the sum, and the masking keys of the others.
+        """The seeds of those whose numbers are in the sum, and the masking keys of the lost.
 
         Raises:
             UserError: too few pieces of one have come.
         """
         there = {client.index for client in survivors}
-        gone = {client.index for client in sharing} - there
         own = {
             client: {
                 "survivors": [client, *(n for n in self._neighbours[client] if n in there)],
-                "dropped": [n for n in self._neighbours[client] if n in gone],
+                "dropped": [n for n in self._neighbours[client] if n in lost],
             }
             for client in there
         }
         request = Unmask(*self._start.about, self._start.number, [], [])
-        seeds: dict[int, list[bytes]] = {client: [] for client in there}
-        keys: dict[int, list[bytes]] = {client: [] for client in gone}
+        seeds: dict[int, list[str]] = {client: [] for client in there}
+        keys: dict[int, list[str]] = {client: [] for client in lost}
         for client, reply in self._exchange(survivors, request, Pieces, own):
-            for kind, pieces in (("survivors", reply.survivors), ("dropped", reply.dropped)):
-                for owner, piece in zip(own[client.index][kind], pieces, strict=True):
-                    (seeds if kind == "survivors" else keys)[owner].append(bytes.fromhex(piece))
+            asked = own[client.index]
+            for owner, piece in zip(asked["survivors"], reply.survivors, strict=True):
+                seeds[owner].append(piece)
+            for owner, piece in zip(asked["dropped"], reply.dropped, strict=True):
+                keys[owner].append(piece)
         return self._combined(seeds), self._combined(keys)
 
-    def _combined(self, pieces: Mapping[int, list[bytes]]) -> dict[int, bytes]:
+    def _combined(self, pieces: Mapping[int, list[str]]) -> dict[int, bytes]:
         combined = {}
         for client, found in pieces.items():
             count = len(self._neighbours[client]) + 1
@@ -179,15 +181,27 @@ class SecureRound:
                     f"{self._start.number}, {needed} take the masks off: go on when more clients "
                     "are there, or raise federation.privacy.secure_aggregation.shares"
                 )
-            combined[client] = combine_shares(found[:needed])
+            try:
+                combined[client] = combine_shares([bytes.fromhex(item) for item in found[:needed]])
+            except ValueError as error:
+                raise UserError(
+                    f"pieces of client {client}'s secrets do not fit: {error}"
+                ) from None
         return combined
 
-    def _of_the_dropped(
-        self, client: int, key: bytes, survivors: Sequence[Client], width: int
+    def _of_the_lost(
+        self, client: int, key: bytes, there: Sequence[int], width: int
     ) -> UInt64[np.ndarray, " W"]:
         """A lost client's masks with those in the sum: what their own with it lack to cancel."""
-        there = {item.index for item in survivors}.intersection(self._neighbours[client])
-        return pairwise(client, key, {n: self._keys[n].masking for n in there}, width)
+        tied = set(there).intersection(self._neighbours[client])
+        return pairwise(client, key, {n: self._keys[n].masking for n in tied}, width)
+
+    def _refuse_groups(self, there: Sequence[int]) -> None:
+        if not hang_together(there, self._neighbours):
+            raise UserError(
+                f"the clients left in round {self._start.number} fall into groups, whose sums "
+                "would show: raise federation.privacy.secure_aggregation.shares"
+            )
 
     def _enough(self, clients: list[Client]) -> list[Client]:
         """The clients that are left.

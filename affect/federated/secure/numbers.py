@@ -97,9 +97,15 @@ def quantised(
     return np.floor(change / step_of(config) + generator.random(len(change))).astype(np.int64)
 
 
-def pooled(total: Masked, config: SecureAggregationConfig) -> Pooled:
-    """What the sum of clients' numbers stands for, without its masks."""
+def pooled(total: Masked, clients: int, config: SecureAggregationConfig) -> Pooled:
+    """What the sum of clients' numbers stands for, without its masks.
+
+    Raises:
+        UserError: masks are left in it.
+    """
     tallies = total.tallies.view(np.int64)
+    if not (tallies[:2] > 0).all() or not (np.abs(tallies) < clients * _LARGEST).all():
+        raise UserError("the masks did not cancel: a client sent other numbers or pieces than due")
     dimensions = (len(tallies) - 2) // 7  # a loss and six power sums each
     losses, sums = np.split(tallies[2:] * _TALLY_STEP, [dimensions])
     return Pooled(

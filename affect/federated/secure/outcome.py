@@ -37,7 +37,7 @@ class Outcome:
         dimensions: Sequence[str],
         config: SecureAggregationConfig,
     ) -> None:
-        self._pooled = pooled(total, config)
+        self._pooled = pooled(total, len(clients), config)
         self._clients = clients
         self._dimensions = dimensions
         self.failures = failures
