@@ -1,8 +1,9 @@
 """Every message between server and clients: what it may carry, declared, typed and checked.
 
 Down to a client go the experiment, how to prepare its recordings, and parameters. Up come
-parameters, moments and counts. A message with anything else, or with a field of another type or
-shape, is refused by whoever receives it.
+parameters, moments and counts; under secure aggregation, in place of what a client has learned,
+public keys, sealed pieces of secrets and masked numbers. A message with anything else, or with a
+field of another type or shape, is refused by whoever receives it.
 """
 
 from __future__ import annotations
