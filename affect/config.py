@@ -294,6 +294,27 @@ class StrategyConfig:
 
 
 @dataclass
+class SecureAggregationConfig:
+    """Secure aggregation: the server learns what the clients' updates add up to, and no single one.
+
+    Attributes:
+        enabled: whether updates are masked.
+        shares: pieces of a client's secrets, one for itself and each neighbour; odd, or null for
+            one for every client of the round.
+        threshold: more than this share of the pieces, and never fewer than three, give a secret
+            back; .5 or more.
+        range: largest change of a parameter in a round; a client beyond it fails.
+        bits: of a change in that range; the step is `range` / 2 ** (`bits` - 1).
+    """
+
+    enabled: bool = False
+    shares: int | None = None
+    threshold: float = 0.5
+    range: float = 8.0
+    bits: int = 24
+
+
+@dataclass
 class PrivacyConfig:
     """Differential privacy of clients; see the README for what it protects.
 
@@ -309,6 +330,7 @@ class PrivacyConfig:
         clipping_lr: how fast an adaptive norm follows.
         delta: of (epsilon, delta); null for 1 / number of training clients ** 1.1.
         max_epsilon: end before a round that would spend more; null for no limit.
+        secure_aggregation: hides each client's update from the server, in every mode.
     """
 
     mode: Literal["none", "central", "local"] = "none"
@@ -320,6 +342,7 @@ class PrivacyConfig:
     clipping_lr: float = 0.2
     delta: float | None = None
     max_epsilon: float | None = None
+    secure_aggregation: SecureAggregationConfig = field(default_factory=SecureAggregationConfig)
 
 
 @dataclass
@@ -683,3 +706,13 @@ def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
     delta, limit = privacy.delta, privacy.max_epsilon
     yield f"{key}.delta", delta is not None and not 0 < delta < 1, "between 0 and 1, or null"
     yield f"{key}.max_epsilon", limit is not None and not limit > 0, "above 0, or null"
+    yield from _secure_ranges(f"{key}.secure_aggregation", privacy.secure_aggregation)
+
+
+def _secure_ranges(key: str, secure: SecureAggregationConfig) -> Iterator[tuple[str, bool, str]]:
+    shares = secure.shares
+    refused = shares is not None and (shares < 3 or shares % 2 == 0)  # noqa: PLR2004
+    yield f"{key}.shares", refused, "odd and at least 3, or null"
+    yield f"{key}.threshold", not 0.5 <= secure.threshold < 1, "at least 0.5 and below 1"  # noqa: PLR2004
+    yield f"{key}.range", not 0 < secure.range < math.inf, "above 0"
+    yield f"{key}.bits", not 8 <= secure.bits <= 32, "from 8 to 32"  # noqa: PLR2004

@@ -47,7 +47,11 @@ def lead(grid: Grid, context: Context) -> None:
 @client.query("enrol")
 @client.query("survey")
 @client.query("delays")
+@client.query("keys")
+@client.query("shares")
+@client.query("unmask")
 @client.train()
+@client.train("masked")
 @client.evaluate()
 def answer(message: Message, context: Context) -> Message:
     """The site's reply.

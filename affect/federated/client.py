@@ -12,7 +12,19 @@ from flwr.clientapp import ClientApp
 
 from affect.config import TrainerConfig
 from affect.federated.enrolment import EnrolledPlace
-from affect.federated.messages import Content, Delays, Enrol, Evaluate, Request, Survey, Train
+from affect.federated.messages import (
+    Content,
+    Delays,
+    Enrol,
+    Evaluate,
+    MakeKeys,
+    Request,
+    ShareSecrets,
+    Survey,
+    Train,
+    TrainMasked,
+    Unmask,
+)
 from affect.federated.site import Site, device_for
 from affect.store import Entry
 
@@ -55,7 +67,11 @@ def client_app(site_of: Callable[[Request], Site]) -> ClientApp:
 
     app.query("survey")(answers(Survey, Site.survey))
     app.query("delays")(answers(Delays, Site.delays))
+    app.query("keys")(answers(MakeKeys, Site.keys))
+    app.query("shares")(answers(ShareSecrets, Site.shares))
+    app.query("unmask")(answers(Unmask, Site.unmask))
     app.train()(answers(Train, Site.train))
+    app.train("masked")(answers(TrainMasked, Site.train_masked))
     app.evaluate()(answers(Evaluate, Site.evaluate))
     return app
 

@@ -16,7 +16,7 @@ from affect.data.corpus import frames_by_subject
 from affect.data.splits import Fold, divided
 from affect.errors import UserError
 from affect.federated.draws import unforeseeable
-from affect.federated.messages import Enrol, Enrolled, Request, Train
+from affect.federated.messages import Enrol, Enrolled, Request, Train, TrainMasked
 from affect.federated.site import Site, experiment_of
 from affect.store import Entry
 
@@ -71,7 +71,7 @@ class EnrolledPlace:
         Raises:
             UserError: the request asks for something else.
         """
-        if isinstance(request, Train) and request.part != "train":
+        if isinstance(request, Train | TrainMasked) and request.part != "train":
             raise UserError(f"asked to train on the {request.part} part")
         asked = (request.run, request.experiment)
         if self._site is None or self._answers != asked:

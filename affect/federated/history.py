@@ -80,7 +80,7 @@ def _costs(done: Round) -> dict[str, float]:
         **{f"seconds/{phase}": round(value, 4) for phase, value in done.seconds.items()},
         "bytes/down": done.bytes_down,
         "bytes/up": done.bytes_up,
-        "clients/trained": len(norms),
+        "clients/trained": sum(row["part"] == "train" for row in done.clients),
         "clients/failed": len(done.failures),
     }
     if norms:

@@ -1,13 +1,15 @@
 """Every message between server and clients: what it may carry, declared, typed and checked.
 
 Down to a client go the experiment, how to prepare its recordings, and parameters. Up come
-parameters, moments and counts. A message with anything else, or with a field of another type or
-shape, is refused by whoever receives it.
+parameters, moments and counts; under secure aggregation, in place of what a client has learned,
+public keys, sealed pieces of secrets and masked numbers. A message with anything else, or with a
+field of another type or shape, is refused by whoever receives it.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import UnionType
@@ -16,7 +18,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import SType
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt64
 from numpy.lib.format import (
     header_data_from_array_1_0,
     read_array_header_1_0,
@@ -32,11 +34,12 @@ class MessageError(Exception):
     """A message does not hold what it is declared to hold."""
 
 
+@dataclass(frozen=True)
 class Content:
     """What a message carries: a frozen dataclass whose fields are the whole of it.
 
-    A field is an array of a declared type and number of dimensions, a number, a text or a list of
-    texts; `None` where it may be left out.
+    A field is an array of a declared type and number of dimensions, a number, a text, or a list of
+    texts or of whole numbers; `None` where it may be left out.
     """
 
     action: ClassVar[str]
@@ -50,7 +53,8 @@ class Content:
             if isinstance(value, np.ndarray):
                 arrays[name] = _packed(value)
             elif isinstance(value, str | list):
-                words[name] = value
+                if value != []:  # Flower cannot count the bytes of an empty list
+                    words[name] = value
             elif value is not None:
                 numbers[name] = value
         return RecordDict({_ARRAYS: arrays, _NUMBERS: numbers, _WORDS: words})
@@ -86,7 +90,8 @@ class Content:
         unknown = found.keys() - declared.keys()
         if unknown:
             raise MessageError(f"{cls.__name__} has an undeclared field {min(unknown)!r}")
-        values = {name: found.get(name) for name in declared}
+        none: dict[str, Any] = {n: [] for n, kind in declared.items() if get_origin(kind) is list}
+        values = {name: found.get(name, none.get(name)) for name in declared}
         for name, kind in declared.items():
             if not _fits(values[name], kind):
                 raise MessageError(f"{cls.__name__}.{name} is {_kind(values[name])}")
@@ -230,6 +235,118 @@ class Trained(Content):
 
 
 @dataclass(frozen=True)
+class MakeKeys(Request):
+    """Asks a client for the public keys of a round of secure aggregation."""
+
+    action: ClassVar[str] = "query.keys"
+    round: int
+
+
+@dataclass(frozen=True)
+class PublicKeys(Content):
+    """A client's public keys of one round, as PEM.
+
+    Attributes:
+        masking: makes masks with each neighbour.
+        sealing: lets a neighbour seal what the server passes on.
+    """
+
+    masking: str
+    sealing: str
+
+
+@dataclass(frozen=True)
+class ShareSecrets(Request):
+    """Asks a client to share the round's secrets among its neighbours.
+
+    Attributes:
+        neighbours: the other clients with which it makes masks.
+        masking, sealing: their public keys.
+    """
+
+    action: ClassVar[str] = "query.shares"
+    round: int
+    neighbours: list[int]
+    masking: list[str]
+    sealing: list[str]
+
+
+@dataclass(frozen=True)
+class SealedShares(Content):
+    """A piece of a client's secrets for each neighbour, which that neighbour alone can open."""
+
+    sealed: list[str]
+
+    def refuse_unfit(self, request: Content) -> None:
+        """Refuse another number of pieces than there are neighbours.
+
+        Raises:
+            MessageError: the numbers differ.
+        """
+        _refuse_other_lengths(self.sealed, getattr(request, "neighbours", []))
+
+
+@dataclass(frozen=True)
+class TrainMasked(Request):
+    """Asks a client to train and to send what it has learned under masks; see `Train`.
+
+    Attributes:
+        sealed: the piece that each neighbour sealed for the client; empty of one that is gone.
+    """
+
+    action: ClassVar[str] = "train.masked"
+    preparation: str
+    round: int
+    parameters: Float32[np.ndarray, " P"]
+    sealed: list[str]
+
+
+@dataclass(frozen=True)
+class Masked(Content):
+    """A client's update, weight and training scores as whole numbers under masks.
+
+    Attributes:
+        parameters: weighted changes of its network's parameters.
+        tallies: weight, batches, losses and power sums.
+    """
+
+    parameters: UInt64[np.ndarray, " P"]
+    tallies: UInt64[np.ndarray, " M"]
+
+
+@dataclass(frozen=True)
+class Unmask(Request):
+    """Asks a client for pieces of its neighbours' secrets: of each one kind or the other.
+
+    Attributes:
+        survivors: whose masked updates have come; of these the pieces of their own masks.
+        dropped: whose have not; of these the pieces of the keys of their masks with neighbours.
+    """
+
+    action: ClassVar[str] = "query.unmask"
+    round: int
+    survivors: list[int]
+    dropped: list[int]
+
+
+@dataclass(frozen=True)
+class Pieces(Content):
+    """Pieces of clients' secrets in the order of the request, as hexadecimal digits."""
+
+    survivors: list[str]
+    dropped: list[str]
+
+    def refuse_unfit(self, request: Content) -> None:
+        """Refuse other numbers of pieces than were asked for.
+
+        Raises:
+            MessageError: the numbers differ.
+        """
+        _refuse_other_lengths(self.survivors, getattr(request, "survivors", []))
+        _refuse_other_lengths(self.dropped, getattr(request, "dropped", []))
+
+
+@dataclass(frozen=True)
 class Evaluate(Request):
     """Asks a client to evaluate a network on its recordings; see `Train`."""
 
@@ -248,10 +365,20 @@ class Evaluated(Content):
     batches: int
 
 
-def addressed(records: RecordDict, client: int, part: str) -> RecordDict:
-    """The same request to another client; arrays, which they share, are not copied."""
+def addressed(
+    records: RecordDict, client: int, part: str, own: Mapping[str, Any] | None = None
+) -> RecordDict:
+    """The same request to another client; arrays, which they share, are not copied.
+
+    Args:
+        records: the request.
+        client: whom it goes to.
+        part: that client's.
+        own: lists that this client alone is sent.
+    """
     numbers = MetricRecord({**records.metric_records[_NUMBERS], "client": client})
-    words = ConfigRecord({**records.config_records[_WORDS], "part": part})
+    lists = {name: value for name, value in (own or {}).items() if value}
+    words = ConfigRecord({**records.config_records[_WORDS], "part": part, **lists})
     return RecordDict({**records, _NUMBERS: numbers, _WORDS: words})
 
 
@@ -309,8 +436,8 @@ def _fits(value: Any, declared: Any) -> bool:
         return isinstance(value, declared) and not isinstance(value, bool)
     if declared is str:
         return isinstance(value, str)
-    if declared == list[str]:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if get_origin(declared) is list:
+        return isinstance(value, list) and all(_fits(item, *get_args(declared)) for item in value)
     return isinstance(value, declared)
 
 
@@ -320,3 +447,8 @@ def _kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} and {value.ndim} dimensions"
     return f"of type {type(value).__name__}"
+
+
+def _refuse_other_lengths(found: list[str], asked: list[Any]) -> None:
+    if len(found) != len(asked):
+        raise MessageError(f"it sent {len(found)} pieces of secrets, not {len(asked)}")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from affect.federated.messages import (
     size_of,
 )
 from affect.federated.population import Client, clients_per_round, of_part, sample
+from affect.federated.secure import refusals
+from affect.federated.secure.leader import Own, SecureRound, Start
+from affect.federated.secure.outcome import Outcome
 from affect.federated.strategy import Slots, Update
 from affect.training.scores import MONITOR, phase_scores
 
@@ -142,6 +145,7 @@ class Server:
         privacy.refuse_unfit(experiment.federation)
         self._train = of_part(clients, "train")
         self._expected = clients_per_round(len(self._train), experiment.federation)
+        refusals.refuse_unfit(experiment.federation, len(self._train), self._expected)
         self._config = privacy.calibrated(experiment.federation, len(self._train), self._expected)
         experiment = replace(experiment, federation=self._config)
         self._experiment = experiment
@@ -221,15 +225,9 @@ class Server:
         self._meter = _Meter()
         start_s = time.perf_counter()
         chosen = sample(self._train, self._draws(number), self._config)
-        training = _Gathered(self._experiment.data.dimensions, state.parameters)
-        control = state.slots.get("control")
-        request = Train(
-            *(*self._about, self._preparation, number, state.parameters),
-            control=None if control is None else control.astype(np.float32),
-        )
-        answers = self._exchange(chosen, request, Trained)
-        replies = training.taking(self._tolerated(chosen, answers))
-        state, combined = self._aggregated(number, state, replies)
+        secure = self._config.privacy.secure_aggregation.enabled
+        train = self._trained_masked if secure else self._trained
+        state, combined, training = train(number, state, chosen)
         trained_s = time.perf_counter()
         waited_s = self._meter.waited_s
         values = training.scores("train")
@@ -261,6 +259,47 @@ class Server:
             epsilon=epsilon,
             drift=training.drift(combined, self._config),
         )
+
+    def _trained(
+        self, number: int, state: State, chosen: Sequence[Client]
+    ) -> tuple[State, np.ndarray, _Gathered]:
+        """The state after a round's training, the clients' models in one, and their scores."""
+        training = _Gathered(self._experiment.data.dimensions, state.parameters)
+        control = state.slots.get("control")
+        request = Train(
+            *(*self._about, self._preparation, number, state.parameters),
+            control=None if control is None else control.astype(np.float32),
+        )
+        answers = self._exchange(chosen, request, Trained)
+        replies = training.taking(self._tolerated(chosen, answers))
+        return *self._aggregated(number, state, replies), training
+
+    def _trained_masked(
+        self, number: int, state: State, chosen: Sequence[Client]
+    ) -> tuple[State, np.ndarray, Outcome]:
+        """The same by secure aggregation."""
+        failures: list[Failure] = []
+
+        def exchange(
+            clients: Sequence[Client], request: Content, reply: type[_Reply], own: Own
+        ) -> Iterator[tuple[Client, _Reply]]:
+            for client, answer in self._exchange(clients, request, reply, own):
+                if isinstance(answer, Failure):
+                    failures.append(answer)
+                else:
+                    yield client, answer
+            self._refuse_failures(failures, len(chosen))
+
+        start = Start(self._about, self._preparation, number, state.parameters)
+        rules = self._config.privacy.secure_aggregation
+        total, clients = SecureRound(exchange, start, rules).summed(chosen)
+        outcome = Outcome(total, clients, failures, self._experiment.data.dimensions, rules)
+        noise = self._draws(number, 1)
+        combined = outcome.combined(state.parameters, self._expected, self._config, noise)
+        parameters, slots = strategy.step(
+            state.parameters, combined, dict(state.slots), self._config.strategy
+        )
+        return replace(state, round=number, parameters=parameters, slots=slots), combined, outcome
 
     def _aggregated(
         self, number: int, state: State, replies: Iterator[Trained]
@@ -306,20 +345,37 @@ class Server:
             if isinstance(reply, Failure):
                 failures.append(reply)
             yield client, reply
+        self._refuse_failures(failures, len(asked))
+
+    def _refuse_failures(self, failures: Sequence[Failure], asked: int) -> None:
         fraction = self._config.failure_fraction
-        if len(failures) > fraction * len(asked):
+        if len(failures) > fraction * asked:
             raise UserError(
-                f"{len(failures)} of {len(asked)} clients failed ({_named(failures)}); "
+                f"{len(failures)} of {asked} clients failed ({_named(failures)}); "
                 f"federation.failure_fraction allows {fraction:g}"
             )
 
     def _exchange(
-        self, clients: Sequence[Client], request: Content, reply: type[_Reply]
+        self,
+        clients: Sequence[Client],
+        request: Content,
+        reply: type[_Reply],
+        own: Own | None = None,
     ) -> Iterator[tuple[Client, _Reply | Failure]]:
-        """Each client's answer, in their order, whoever answers first."""
-        records = request.encode()
+        """Each client's answer, in their order, whoever answers first.
+
+        Args:
+            clients: whom to ask.
+            request: what all are asked.
+            reply: the kind of an answer.
+            own: fields of the request that differ from client to client.
+        """
+        records, own = request.encode(), own or {}
         # a list, since Flower's own grids go through the messages twice
-        messages = [self._addressed(records, request.action, client) for client in clients]
+        messages = [
+            self._addressed(records, request.action, client, own.get(client.index, {}))
+            for client in clients
+        ]
         waiting = {client.index: client for client in clients}
         early: dict[int, Message] = {}
         replies = self._grid.send_and_receive(messages, timeout=self._config.timeout_s)
@@ -328,15 +384,19 @@ class Server:
                 early[int(message.metadata.group_id)] = message
             while waiting and (first := next(iter(waiting))) in early:
                 client = waiting.pop(first)
-                yield client, self._read(client, early.pop(first), request, reply)
+                asked = replace(request, **own.get(first, {}))
+                yield client, self._read(client, early.pop(first), asked, reply)
         for client in waiting.values():
             if client.index in early:
-                yield client, self._read(client, early[client.index], request, reply)
+                asked = replace(request, **own.get(client.index, {}))
+                yield client, self._read(client, early[client.index], asked, reply)
             else:
                 yield client, Failure(client, "it did not answer in time")
 
-    def _addressed(self, records: RecordDict, action: str, client: Client) -> Message:
-        content = addressed(records, client.index, client.part)
+    def _addressed(
+        self, records: RecordDict, action: str, client: Client, own: Mapping[str, Any]
+    ) -> Message:
+        content = addressed(records, client.index, client.part, own)
         self._meter.bytes_down += size_of(content)
         return Message(
             content,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from affect import config
-from affect.config import Experiment, TrainerConfig
+from affect.config import Experiment, SecureAggregationConfig, TrainerConfig
 from affect.data.annotation import delay_moments
 from affect.data.preparation import Preparation, load_series, long_enough
 from affect.devices import device_of
@@ -24,11 +24,22 @@ from affect.federated.messages import (
     Delays,
     Evaluate,
     Evaluated,
+    MakeKeys,
+    Masked,
+    Pieces,
+    PublicKeys,
+    Request,
+    SealedShares,
+    ShareSecrets,
     Survey,
     Surveyed,
     Train,
     Trained,
+    TrainMasked,
+    Unmask,
 )
+from affect.federated.secure.client import Masking
+from affect.federated.secure.numbers import contribution
 from affect.store import Entry
 
 
@@ -52,6 +63,7 @@ class Site:
     ) -> None:
         self._entries = entries
         self._memory = Memory(memory)
+        self._masking = Masking(memory)
         self._device = device
         self._draws = draws
         self._training: LocalTraining | None = None
@@ -98,9 +110,40 @@ class Site:
         )
 
     def train(self, request: Train) -> Trained:
-        """What a client has learned; see `LocalTraining.train`."""
+        """What a client has learned; see `LocalTraining.train`.
+
+        Raises:
+            UserError: the experiment says that no client shows what it has learned.
+        """
+        if _secure(request).enabled:
+            raise UserError("asked for an update without masks in a run with secure aggregation")
         training = self._trained_by(request)
         return training.train(request.client, request.round, request.parameters, request.control)
+
+    def keys(self, request: MakeKeys) -> PublicKeys:
+        """A client's public keys of a round; see `Masking.keys`."""
+        return self._masking.keys(request)
+
+    def shares(self, request: ShareSecrets) -> SealedShares:
+        """A client's secrets, sealed for its neighbours; see `Masking.shares`."""
+        return self._masking.shares(request, _secure(request))
+
+    def train_masked(self, request: TrainMasked) -> Masked:
+        """What a client has learned, under masks; see `contribution` and `Masking.masked`."""
+        federation = experiment_of(request.experiment).federation
+
+        def learned() -> Masked:
+            training = self._trained_by(request)
+            trained = training.train(request.client, request.round, request.parameters)
+            rounding = seeded(experiment_of(request.experiment).seed)
+            place = (request.round, 3, request.client)
+            return contribution(trained, request.parameters, federation, rounding(*place))
+
+        return self._masking.masked(request, learned, federation.privacy.secure_aggregation)
+
+    def unmask(self, request: Unmask) -> Pieces:
+        """Pieces of the secrets of a client's neighbours; see `Masking.pieces`."""
+        return self._masking.pieces(request, _secure(request))
 
     def evaluate(self, request: Evaluate) -> Evaluated:
         """How a network does at a client; see `LocalTraining.evaluate`."""
@@ -112,7 +155,7 @@ class Site:
             raise UserError(f"there is no recording of client {client} at this place")
         return entries
 
-    def _trained_by(self, request: Train | Evaluate) -> LocalTraining:
+    def _trained_by(self, request: Train | TrainMasked | Evaluate) -> LocalTraining:
         self._of(request.client)
         asked = (request.experiment, request.preparation)
         if self._training is None or self._trains != asked:
@@ -153,6 +196,10 @@ def experiment_of(text: str) -> Experiment:
         UserError: it is none.
     """
     return config.from_yaml(text)
+
+
+def _secure(request: Request) -> SecureAggregationConfig:
+    return experiment_of(request.experiment).federation.privacy.secure_aggregation
 
 
 @lru_cache(maxsize=2)
