@@ -561,9 +561,12 @@ def _configure_predict(parser: argparse.ArgumentParser) -> None:
 
 def _predict(options: argparse.Namespace) -> Result:
     from affect.training import run as runs
+    from affect.training.inference import adapts
     from affect.training.videos import shows_videos
 
     run = runs.open_run(options.run)
+    if adapts(run):
+        _complain("the run adapted to each person before it was scored; this is its network before")
     if shows_videos(options.source):
         _refuse_flags(options, ["corpus"], f"a cache, {options.source} holds videos")
         return _predict_videos(run, options)

@@ -57,6 +57,9 @@ class SplitConfig:
         test: likewise.
         file: YAML for `file`: `folds`, a list of lists of test subjects.
         seed: of the split alone; the same seed gives the same split on every machine.
+        calibration_fraction: share of each validation and test subject's labelled frames (windows
+            of `window_mean`), the first ones, that a personalised run adapts to and that no run
+            is scored on; 0 for none.
     """
 
     kind: Literal["ratio", "kfold", "leave_one_subject_out", "listed", "file"] = "ratio"
@@ -69,6 +72,7 @@ class SplitConfig:
     test: list[str] = field(default_factory=list)
     file: str = ""
     seed: int = 0
+    calibration_fraction: float = 0.0
 
 
 @dataclass
@@ -346,6 +350,24 @@ class PrivacyConfig:
 
 
 @dataclass
+class PersonalisationConfig:
+    """What of a network is a client's own; it takes `data.split.calibration_fraction`.
+
+    Attributes:
+        local: parameters that never leave a client: `none`, or those of the `head` (FedPer).
+        steps: optimiser steps on its calibration part with which a client of validation or test
+            adapts the network that it is sent, before it is scored; 0 for none.
+        tune: what they adapt: `all` of the network, or its `head` alone.
+        lr: their learning rate; null for that of the clients' optimiser.
+    """
+
+    local: Literal["none", "head"] = "none"
+    steps: int = 0
+    tune: Literal["all", "head"] = "all"
+    lr: float | None = None
+
+
+@dataclass
 class FederationConfig:
     """The federated run; `affect federate` alone reads it.
 
@@ -360,6 +382,7 @@ class FederationConfig:
         optimizer: of the clients; null for the experiment's.
         scheduler: of the clients, over all rounds; null for the experiment's.
         privacy: differential privacy of clients.
+        personalisation: what of a network is a client's own.
         engine: what runs the clients: `inprocess`.
         workers: processes that run clients at the same time; 1 runs them in this one, unless
             `timeout_s` is given.
@@ -379,6 +402,7 @@ class FederationConfig:
     optimizer: OptimizerConfig | None = None
     scheduler: SchedulerConfig | None = None
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)
     engine: Literal["inprocess"] = "inprocess"
     workers: int = 1
     timeout_s: float | None = None
@@ -625,6 +649,8 @@ def _data_ranges(data: DataConfig) -> Iterator[tuple[str, bool, str]]:
     yield "data.split.folds", split.folds < 2, "at least 2"  # noqa: PLR2004
     yield "data.split.val_fraction", not 0 < split.val_fraction < 1, "between 0 and 1"
     yield "data.split.test_fraction", not 0 < split.test_fraction < 1, "between 0 and 1"
+    refused = not 0 <= split.calibration_fraction < 1
+    yield "data.split.calibration_fraction", refused, "at least 0 and below 1"
 
 
 def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
@@ -680,6 +706,9 @@ def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool
         yield from _scheduler_ranges("federation.scheduler", federation.scheduler)
     yield from _strategy_ranges(federation.strategy)
     yield from _privacy_ranges(federation.privacy)
+    lr = federation.personalisation.lr
+    yield "federation.personalisation.lr", lr is not None and not lr > 0, "above 0, or null"
+    yield "federation.personalisation.steps", federation.personalisation.steps < 0, "0 or more"
 
 
 def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]]:

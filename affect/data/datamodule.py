@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from affect.config import DataConfig
+from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, SeriesCache, prepare
 from affect.data.splits import Fold
 from affect.data.windows import Batch, Window, WindowDataset, collate
@@ -56,7 +57,8 @@ class AffectDataModule(lightning.LightningDataModule):
         }
         _refuse_short(self.entries["train"], config)
         self.preparation = preparation or prepare(self.entries, config)
-        self.series = SeriesCache(self.preparation, config.memory_mb * _MIB)
+        unscored = calibration_frames([*self.entries["val"], *self.entries["test"]], config)
+        self.series = SeriesCache(self.preparation, config.memory_mb * _MIB, unscored=unscored)
         self.first_epoch = 0
 
     def train_dataloader(self) -> DataLoader[Batch]:

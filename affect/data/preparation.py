@@ -202,10 +202,18 @@ class SeriesCache:
         preparation: how recordings become series.
         limit_bytes: of what is kept.
         read: reads recordings.
+        unscored: first frames of a recording, by its path, whose labels are left out.
     """
 
-    def __init__(self, preparation: Preparation, limit_bytes: int, read: Read = store.read) -> None:
+    def __init__(
+        self,
+        preparation: Preparation,
+        limit_bytes: int,
+        read: Read = store.read,
+        unscored: Mapping[Path, int] | None = None,
+    ) -> None:
         self.preparation = preparation
+        self.unscored = dict(unscored or {})
         self._limit_bytes = limit_bytes
         self._read = read
         self._kept: LRUCache[Path, Series] = self._empty()
@@ -213,13 +221,20 @@ class SeriesCache:
     def __getitem__(self, entry: Entry) -> Series:
         series = self._kept.get(entry.path)
         if series is None:
-            series = load_series(entry, self.preparation, self._read)
+            series = self._load(entry)
             if _bytes(series) <= self._limit_bytes:
                 self._kept[entry.path] = series
         return series
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": self._empty()}
+
+    def _load(self, entry: Entry) -> Series:
+        series = load_series(entry, self.preparation, self._read)
+        unscored = slice(self.unscored.get(entry.path, 0))
+        series.labels[unscored] = np.nan
+        series.reference[unscored] = np.nan
+        return series
 
     def _empty(self) -> LRUCache[Path, Series]:
         return LRUCache(self._limit_bytes, getsizeof=_bytes)

@@ -18,13 +18,17 @@ from tqdm import tqdm
 
 from affect import store
 from affect.config import Experiment
+from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
 from affect.errors import Preempted, UserError
+from affect.federated import personal
 from affect.federated.client import app_at
+from affect.federated.draws import seeded
 from affect.federated.engines.workers import engine
 from affect.federated.history import History
-from affect.federated.local import initial_module
+from affect.federated.local import LocalTraining, initial_module
+from affect.federated.memory import Memory
 from affect.federated.population import Client, population
 from affect.federated.saving import load_state, save_state
 from affect.federated.server import Round, Server, State
@@ -81,11 +85,21 @@ def _train(
         state, preparation = trained_rounds(run, fold, server, tracker)
     module = kept_module(experiment, preparation, state)
     parts = _by_part(fold, entries)
-    known = preparation.with_subjects([*parts["val"], *parts["test"]])
-    series = SeriesCache(known, experiment.data.memory_mb * _MIB)
-    return conclude(
-        experiment, module.to(device_for(experiment.trainer)), parts, series, fold, folder
+    scored = [*parts["val"], *parts["test"]]
+    series = SeriesCache(
+        preparation.with_subjects(scored),
+        experiment.data.memory_mb * _MIB,
+        unscored=calibration_frames(scored, experiment.data),
     )
+    device = device_for(experiment.trainer)
+    predict = None
+    if experiment.federation.personalisation.steps:
+        memory, draws = Memory(folder / "clients"), seeded(experiment.seed)
+        local = LocalTraining(experiment, preparation, held, memory, device, draws)
+        network_of = partial(local.personalised, parameters=kept(experiment, state))
+        tested = {c.index: held[c.index] for c in clients if c.part != "train"}
+        predict = personal.predictor(experiment, tested, network_of, series)
+    return conclude(experiment, module.to(device), parts, series, fold, folder, predict)
 
 
 def trained_rounds(
@@ -129,7 +143,8 @@ def trained_rounds(
 def kept_module(experiment: Experiment, preparation: Preparation, state: State) -> AffectModule:
     """The network with the weights that the experiment keeps: the best round's, or the last's."""
     module = initial_module(experiment, preparation.features)
-    vector_to_parameters(torch.from_numpy(kept(experiment, state)), module.model.parameters())
+    vector = torch.from_numpy(kept(experiment, state))
+    vector_to_parameters(vector, personal.travelling(module.model, experiment))
     return module
 
 
@@ -141,7 +156,8 @@ def kept(experiment: Experiment, state: State) -> Float32[np.ndarray, " P"]:
 
 def _initial(experiment: Experiment, preparation: Preparation) -> State:
     module = initial_module(experiment, preparation.features)
-    vector = parameters_to_vector(module.model.parameters()).detach().numpy()
+    travelling = personal.travelling(module.model, experiment)
+    vector = parameters_to_vector(travelling).detach().numpy()
     return State(0, vector, vector, clipping_norm=experiment.federation.privacy.clipping_norm)
 
 
@@ -239,6 +255,7 @@ def refuse_unfit(experiment: Experiment) -> None:
     Raises:
         UserError: naming the key.
     """
+    personal.refuse_unfit(experiment)
     trainer = experiment.trainer
     refused: Mapping[str, bool] = {
         "scheduler.name plateau (it needs a validation after each local pass)": (

@@ -24,6 +24,7 @@ from torch.utils.data import DistributedSampler
 
 from affect import store
 from affect.config import Experiment, OptimizerConfig, SchedulerConfig
+from affect.data.calibration import CalibrationSeries, calibrating, calibration_frames
 from affect.data.datamodule import evaluation_dataset, training_order
 from affect.data.preparation import (
     Preparation,
@@ -38,6 +39,7 @@ from affect.federated.correction import Correction, Proximal, Scaffold
 from affect.federated.draws import Draws
 from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
+from affect.federated.personal import adapting, staying, travelling
 from affect.federated.privacy import noised
 from affect.metrics import AffectMetrics
 from affect.store import Entry
@@ -100,13 +102,18 @@ class LocalTraining:
         self._entries = entries
         self._memory = memory
         self.module = initial_module(experiment, preparation.features).to(device)
-        self._parameters = list(self.module.model.parameters())
+        self._travelling = travelling(self.module.model, experiment)
+        self._staying = staying(self.module.model, experiment)
+        self._first_head = _vector(self._staying)
         federation = experiment.federation
         self._optimization = federation.optimizer or experiment.optimizer
         self._scheduling = federation.scheduler or experiment.scheduler
-        self._optimizer = make_optimizer(self._parameters, self._optimization)
-        self._series = SeriesCache(preparation, experiment.data.memory_mb * _MIB)
+        self._optimizer = make_optimizer(self.module.model.parameters(), self._optimization)
+        limit_bytes = experiment.data.memory_mb * _MIB
+        self._series = SeriesCache(preparation, limit_bytes)
+        self._calibration_series = CalibrationSeries(preparation, limit_bytes)
         self._places: dict[int, _Place] = {}
+        self._calibrations: dict[int, _Place] = {}
         self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     def train(
@@ -121,25 +128,33 @@ class LocalTraining:
         Args:
             client: its index.
             round_: 1 for the first.
-            parameters: of the network at the round's start.
+            parameters: that travel, at the round's start.
             control: the server's control variate, of SCAFFOLD alone.
+
+        Raises:
+            UserError: there are more or fewer parameters than the network has.
         """
         start_s = time.perf_counter()
         place = self._place(client)
-        self._load(parameters)
+        own = self._memory.before(client, round_)
+        self._load(parameters, own.get("head"))
         self._switch(training=True)
         self._optimizer.state.clear()
-        correction = self._correction(client, round_, parameters, control)
+        correction = self._correction(own, parameters, control)
         steps, walked = 0, 0.0
         for step in self._steps(place, round_):
-            self._take(step, place, client, correction)
+            self._take(step, place, client, self._optimizer, correction)
             steps += 1
             walked += float(self._optimizer.param_groups[0]["lr"])
-        trained = self._saved()
-        change = None
+        trained = _vector(self._travelling)
+        change, kept = None, {}
         if isinstance(correction, Scaffold):
             change = correction.change(parameters, trained, walked)
-            self._memory.keep(client, round_, {"control": correction.own + change})
+            kept["control"] = correction.own + change
+        if self._staying:
+            kept["head"] = _vector(self._staying)
+        if kept:
+            self._memory.keep(client, round_, kept)
         return Trained(
             parameters=self._sent(client, round_, parameters, trained),
             control=change,
@@ -150,17 +165,16 @@ class LocalTraining:
         )
 
     def _correction(
-        self, client: int, round_: int, start: np.ndarray, control: np.ndarray | None
+        self, own: Mapping[str, np.ndarray], start: np.ndarray, control: np.ndarray | None
     ) -> Correction | None:
-        """What the strategy adds to the gradients of a client."""
+        """What the strategy adds to the gradients of a client, given what it has kept."""
         config = self._experiment.federation.strategy
         if config.name == "fedprox":
             return Proximal(start, config.mu)
         if config.name != "scaffold":
             return None
         none = np.zeros_like(start)
-        own = self._memory.before(client, round_).get("control", none)
-        return Scaffold(own, none if control is None else control)
+        return Scaffold(own.get("control", none), none if control is None else control)
 
     def _sent(
         self, client: int, round_: int, start: np.ndarray, trained: np.ndarray
@@ -172,14 +186,57 @@ class LocalTraining:
         return noised(trained, start, privacy, self._draws(round_, 2, client))
 
     def evaluate(self, client: int, parameters: Float32[np.ndarray, " P"]) -> Evaluated:
-        """How a network does on a client's recordings."""
+        """How a client's network does on what is scored of its recordings; see `personalised`."""
+        self.personalised(client, parameters)
         place = self._place(client)
-        self._load(parameters)
         self._switch(training=False)
         with torch.inference_mode():
             for index, batch in enumerate(place.evaluation(self._experiment.data.eval_batch_size)):
                 self.module.validation_step(batch.to(self.module.device), index)
         return Evaluated(**_scored(self.module.metrics_of("val")))
+
+    def personalised(self, client: int, parameters: Float32[np.ndarray, " P"]) -> AffectModule:
+        """The network of a client of validation or test, adapted to its calibration part.
+
+        It is this object's own network, which the next call changes.
+
+        Args:
+            client: its index.
+            parameters: that travel.
+
+        Raises:
+            UserError: there are more or fewer parameters than the network has, or the calibration
+                part has no label.
+        """
+        place = self._calibration(client)
+        self._load(parameters)
+        config = self._experiment.federation.personalisation
+        if config.steps and place.frames:
+            tuning = replace(self._optimization, lr=config.lr or self._optimization.lr)
+            self._switch(training=True)
+            with adapting(self.module.model, self._experiment) as chosen:
+                optimizer = make_optimizer(chosen, tuning)
+                for step in islice(place.steps(0), config.steps):
+                    self._take(step, place, client, optimizer)
+            self.module.metrics_of("train").reset()
+        return self.module
+
+    def _calibration(self, client: int) -> _Place:
+        """The calibration part of a client, whose labels are scored no more."""
+        if client not in self._calibrations:
+            self._place(client)
+            entries = self._entries[client]
+            frames = calibration_frames(entries, self._experiment.data)
+            self._series.unscored |= frames
+            self._calibration_series.preparation = self._series.preparation
+            place = _Place(self._experiment, calibrating(entries, frames), self._calibration_series)
+            if frames and not place.labelled:
+                raise UserError(
+                    "the calibration part of a client is shorter than the annotation delay: raise "
+                    "data.split.calibration_fraction"
+                )
+            self._calibrations[client] = place
+        return self._calibrations[client]
 
     def _place(self, client: int) -> _Place:
         if client not in self._places:
@@ -193,12 +250,20 @@ class LocalTraining:
         if self.module.training != training:
             self.module.train(training)
 
-    def _load(self, parameters: Float32[np.ndarray, " P"]) -> None:
-        vector = torch.from_numpy(parameters.copy()).to(self.module.device)
-        vector_to_parameters(vector, self._parameters)
-
-    def _saved(self) -> Float32[np.ndarray, " P"]:
-        return parameters_to_vector(self._parameters).detach().cpu().numpy()
+    def _load(
+        self,
+        parameters: Float32[np.ndarray, " P"],
+        head: Float32[np.ndarray, " H"] | None = None,
+    ) -> None:
+        """Into the network; without a head of its own it takes the one that all begin with."""
+        own = self._first_head if head is None else head
+        for values, place in ((parameters, self._travelling), (own, self._staying)):
+            expected = sum(parameter.numel() for parameter in place)
+            if len(values) != expected:
+                raise UserError(f"{len(values)} parameters came where {expected} are expected")
+            if place:
+                vector = torch.from_numpy(values.copy()).to(self.module.device)
+                vector_to_parameters(vector, place)
 
     def _steps(self, place: _Place, round_: int) -> Iterator[_Step]:
         """The optimiser steps of a round: whole passes, or so many steps from where it stopped."""
@@ -220,12 +285,19 @@ class LocalTraining:
             self._settings[key] = settings_of(self._optimization, self._scheduling, *key)
         return self._settings[key]
 
-    def _take(self, step: _Step, place: _Place, client: int, correction: Correction | None) -> None:
+    def _take(
+        self,
+        step: _Step,
+        place: _Place,
+        client: int,
+        optimizer: torch.optim.Optimizer,
+        correction: Correction | None = None,
+    ) -> None:
         """One optimiser step, over one batch or several whose gradients are accumulated."""
         config = self._experiment.trainer
-        for group in self._optimizer.param_groups:
+        for group in optimizer.param_groups:
             group.update(step.settings)
-        self._optimizer.zero_grad()
+        optimizer.zero_grad()
         for index, windows in step.batches.items():
             batch = place.batch(windows)
             self.module.seed_dropout(step.epoch, index, client)
@@ -233,10 +305,11 @@ class LocalTraining:
                 loss = self.module.training_step(batch.to(self.module.device), index)
             (loss / config.accumulate_grad_batches).backward()
         if correction is not None:
-            correction.apply(self._parameters)
+            correction.apply(self._travelling)
         if config.gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip_val)
-        self._optimizer.step()
+            trained = optimizer.param_groups[0]["params"]
+            nn.utils.clip_grad_norm_(trained, config.gradient_clip_val)
+        optimizer.step()
 
     def _precision(self) -> Any:
         half = self._experiment.trainer.precision == "bf16-mixed"
@@ -271,6 +344,11 @@ class _Place:
     @cached_property
     def _order(self) -> DistributedSampler[Any]:
         return training_order(self._windows, self._experiment.seed)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any frame has a label."""
+        return any(np.isfinite(self._series[entry].labels).any() for entry in self._entries)
 
     @property
     def steps_per_pass(self) -> int:
@@ -338,6 +416,12 @@ def _scored(seen: AffectMetrics) -> dict[str, Any]:
     }
     seen.reset()
     return fields
+
+
+def _vector(parameters: Sequence[nn.Parameter]) -> Float32[np.ndarray, " P"]:
+    if not parameters:
+        return np.zeros(0, np.float32)
+    return parameters_to_vector(parameters).detach().cpu().numpy()
 
 
 def _stacked(statistics: Statistics) -> np.ndarray:

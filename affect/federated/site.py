@@ -13,6 +13,7 @@ import torch
 from affect import config
 from affect.config import Experiment, SecureAggregationConfig, TrainerConfig
 from affect.data.annotation import delay_moments
+from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, load_series, long_enough
 from affect.devices import device_of
 from affect.errors import UserError
@@ -75,7 +76,10 @@ class Site:
         Raises:
             UserError: it has nothing, or what it has does not go together.
         """
-        return survey(self._of(request.client), experiment_of(request.experiment))
+        entries, experiment = self._of(request.client), experiment_of(request.experiment)
+        if request.part != "train":
+            calibration_frames(entries, experiment.data)  # refused before the first round
+        return survey(entries, experiment)
 
     def delays(self, request: Delays) -> Delayed:
         """A client's moments for the estimate of the annotation delay.

@@ -60,7 +60,10 @@ def settings(run: Run) -> dict[str, Any]:
     names = ["dimensions", "target", "gold_standard"]
     if data.target == "window_mean":
         names += ["window_frames", "hop_frames"]
-    return {f"data.{name}": getattr(data, name) for name in names}
+    return {
+        **{f"data.{name}": getattr(data, name) for name in names},
+        "data.split.calibration_fraction": data.split.calibration_fraction,
+    }
 
 
 def _differences(

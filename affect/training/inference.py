@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from affect import store
 from affect.config import DataConfig
+from affect.data.calibration import calibration_frames
 from affect.data.corpus import entries_of
 from affect.data.datamodule import evaluation_dataset
 from affect.data.held import Held
@@ -46,8 +47,14 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
 
     Raises:
-        UserError: the run is not finished, or its recordings are not there.
+        UserError: the run is not finished, its recordings are not there, or its networks were not
+            kept.
     """
+    if adapts(run):
+        raise UserError(
+            f"the networks by which {run.folder} was scored were its clients' own and are not "
+            f"kept: its scores stand in {run.folder / 'run.json'}"
+        )
     data = run.experiment.data
     if cache is not None:
         source = dataclasses.replace(data.source, format="")
@@ -60,7 +67,7 @@ def score_run(run: Run, split: str, *, cache: Path | None, device: str) -> dict[
         chosen = [entry for entry in entries if entry.subject in getattr(fold, split)]
         trained = _knowing(load_trained(run, fold.index), chosen)
         trained.module.to(device_of(device))
-        outputs = _outputs(chosen, trained, data)
+        outputs = _outputs(chosen, trained, data, unscored=calibration_frames(chosen, data))
         processing = [trained.postprocessing] * len(outputs)
         if split == "val":
             steps = run.experiment.evaluation.postprocess
@@ -84,10 +91,16 @@ class TrainedLevelTwo:
         preparation: how recordings become its input.
 
     Raises:
-        UserError: the run is not finished, or the fold or the device is not there.
+        UserError: the run is not finished, the fold or the device is not there, or the run's
+            network has no trained head.
     """
 
     def __init__(self, run: Run, fold: int | None, device: str) -> None:
+        if adapts(run) and run.experiment.federation.personalisation.local == "head":
+            raise UserError(
+                f"the heads of {run.folder} stayed with its clients, and the one beside its body "
+                "is untrained: predict with a run whose federation.personalisation.local is none"
+            )
         self._trained = load_trained(run, fold)
         self._data: DataConfig = run.experiment.data
         self.network = self._trained.module.to(device_of(device))
@@ -198,6 +211,12 @@ def table_of(item: Prediction) -> pd.DataFrame:
     return pd.DataFrame({**place, "time_s": item.time_s.round(6), **columns})
 
 
+def adapts(run: Run) -> bool:
+    """Whether a run was scored by networks that had adapted to each client."""
+    personalised = run.experiment.federation.personalisation.steps > 0
+    return run.record["kind"] == "federate" and personalised
+
+
 def _knowing(trained: Trained, entries: Sequence[Entry], read: Read = store.read) -> Trained:
     """The same network, with the statistics of these recordings' subjects; refuses another rate."""
     preparation = trained.preparation
@@ -215,7 +234,11 @@ def _refuse_rate(entry: Entry, preparation: Preparation) -> None:
 
 
 def _outputs(
-    entries: Sequence[Entry], trained: Trained, data: DataConfig, read: Read = store.read
+    entries: Sequence[Entry],
+    trained: Trained,
+    data: DataConfig,
+    read: Read = store.read,
+    unscored: Mapping[Path, int] | None = None,
 ) -> list[Output]:
-    series = SeriesCache(trained.preparation, data.memory_mb * _MIB, read)
+    series = SeriesCache(trained.preparation, data.memory_mb * _MIB, read, unscored)
     return outputs_of(trained.module, evaluation_dataset(entries, series, data), series, data)

@@ -21,6 +21,7 @@ from affect.files import write_whole
 from affect.prediction import Prediction
 from affect.store import Entry
 from affect.training.evaluate import (
+    Output,
     cross_fitted,
     fit_postprocessing,
     output_rate_hz,
@@ -33,6 +34,9 @@ from affect.training.postprocess import Postprocessing
 from affect.training.run import Run
 
 PREDICTIONS = "predictions.h5"
+
+Predict = Callable[[Sequence[Entry]], list[Output]]
+"""Makes the output over each of some recordings, in order."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def conclude(
     series: SeriesCache,
     fold: Fold,
     folder: Path,
+    predict: Predict | None = None,
 ) -> list[Prediction]:
     """Predict a fold's validation and test recordings, and write all that the fold leaves.
 
@@ -71,11 +76,18 @@ def conclude(
         series: prepares the recordings.
         fold: which one.
         folder: where to write.
+        predict: makes the outputs where they are not those of the network.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    trained, predictions = _evaluated(experiment, module, entries, series, fold)
+    config = experiment.data
+
+    def of_network(chosen: Sequence[Entry]) -> list[Output]:
+        return outputs_of(module, evaluation_dataset(chosen, series, config), series, config)
+
+    outputs = {part: (predict or of_network)(entries[part]) for part in ("val", "test")}
+    trained, predictions = _evaluated(experiment, module, outputs, series.preparation, fold)
     save_trained(trained, folder)
     if experiment.evaluation.importance_repeats:
         _save_importance(experiment, trained, entries["val"], series, folder)
@@ -127,17 +139,14 @@ def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
 def _evaluated(
     experiment: Experiment,
     module: AffectModule,
-    entries: Mapping[str, Sequence[Entry]],
-    series: SeriesCache,
+    outputs: Mapping[str, Sequence[Output]],
+    preparation: Preparation,
     fold: Fold,
 ) -> tuple[Trained, list[Prediction]]:
     """Post-processing fitted on validation, and the predictions of validation and test."""
     config, steps = experiment.data, experiment.evaluation.postprocess
-    val, test = (
-        outputs_of(module, evaluation_dataset(entries[part], series, config), series, config)
-        for part in ("val", "test")
-    )
-    rate_hz = output_rate_hz(series.preparation, config)
+    val, test = outputs["val"], outputs["test"]
+    rate_hz = output_rate_hz(preparation, config)
     fitted = fit_postprocessing(val, steps, rate_hz)
     parts = {
         "val": (val, cross_fitted(val, steps, rate_hz)),
@@ -145,12 +154,12 @@ def _evaluated(
     }
     predictions = [
         item
-        for part, (outputs, processing) in parts.items()
+        for part, (found, processing) in parts.items()
         for item in predictions_of(
-            outputs, processing, config.dimensions, split=part, fold=fold.index
+            found, processing, config.dimensions, split=part, fold=fold.index
         )
     ]
-    return Trained(module, series.preparation, fitted, fold.index), predictions
+    return Trained(module, preparation, fitted, fold.index), predictions
 
 
 def save_trained(trained: Trained, folder: Path) -> None:
