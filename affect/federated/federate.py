@@ -22,7 +22,7 @@ from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
 from affect.errors import Preempted, UserError
 from affect.federated.client import app_at
-from affect.federated.engines.workers import engine
+from affect.federated.engines.choice import engine
 from affect.federated.history import History
 from affect.federated.local import initial_module
 from affect.federated.population import Client, population
