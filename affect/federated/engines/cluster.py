@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
-from ray._private import ray_constants, worker
+from ray._private import ray_constants, services, worker
 
 from affect.errors import UserError
 from affect.stopping import deaf_to_interrupts
@@ -23,6 +23,8 @@ _log = logging.getLogger("affect.ray")
 _LONGEST_ROOT = 30
 """Bytes of the path in which Ray's folder is made: its sockets may have 107 and add up to 77."""
 _CONNECT_S = 5.0
+_ANSWERED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""What a Ray says that wants a token, which it takes from this process by its own means."""
 
 
 @contextmanager
@@ -40,8 +42,6 @@ def joined(address: str | None, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address is not None:
-        _refuse_absent(address)
     root = tempfile.gettempdir()
     root = root if len(os.fsencode(root)) <= _LONGEST_ROOT else "/tmp"
     with (
@@ -72,36 +72,42 @@ def _start(cpus: int, folder: Path) -> None:
 
 
 def _join(address: str) -> None:
+    """Join a cluster.
+
+    Raises:
+        UserError: it is not there, or it does not take this process.
+    """
     try:
-        _init(address)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        found = services.canonicalize_bootstrap_address(address) or ""
+        _refuse_silent(found)
+        _init(found)
+    except (grpc.RpcError, ConnectionError, OSError, RuntimeError, ValueError) as error:
+        said = error.details() if isinstance(error, grpc.Call) else str(error)
         raise UserError(
-            f"federation.ray.address: {address!r} cannot be joined ({' '.join(str(error).split())})"
+            f"federation.ray.address: no Ray cluster can be joined at {address!r} "
+            f"({' '.join(str(said).split())}); start one with `ray start --head`, or leave it out"
         ) from error
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse an address at which no Ray answers: Ray itself would wait for minutes.
+
+    Raises:
+        grpc.RpcError: saying why.
+    """
+    with grpc.insecure_channel(address) as channel:
+        alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        try:
+            alive(b"", timeout=_CONNECT_S)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call) or error.code() not in _ANSWERED:
+                raise
 
 
 def _init(address: str, **options: Any) -> None:
     with _signals_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of a default to come
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-
-
-def _refuse_absent(address: str) -> None:
-    """Refuse an address at which nobody listens: Ray itself would wait for long.
-
-    Raises:
-        UserError: saying so.
-    """
-    if address == "auto":
-        return
-    host, port = address.rsplit(":", 1)
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"no Ray answers at federation.ray.address {address!r} ({error}): start one with "
-            "`ray start --head`, or leave the address out"
-        ) from error
 
 
 @contextmanager

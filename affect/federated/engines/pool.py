@@ -9,13 +9,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 _AHEAD = 4
 """Pieces a worker that may be answered before the first one that is not."""
 
 
-class Worker(Protocol):
+class Worker(ABC):
     """Who works, seen from where the pieces are handed out.
 
     Attributes:
@@ -32,21 +32,21 @@ class Worker(Protocol):
     since_s: float
     answer: Any
 
+    @abstractmethod
     def take(self, index: int, piece: Any, /) -> None:
         """Begin a piece."""
-        ...
 
+    @abstractmethod
     def hear(self) -> None:
         """Take its answer, or what its death means."""
-        ...
 
+    @abstractmethod
     def give_up(self, reason: str) -> None:
         """Kill it; the answer is the reason."""
-        ...
 
+    @abstractmethod
     def kill(self) -> None:
         """End it."""
-        ...
 
 
 Hired = TypeVar("Hired", bound=Worker)

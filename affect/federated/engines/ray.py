@@ -31,7 +31,7 @@ from affect.config import FederationConfig
 from affect.errors import UserError
 from affect.federated.engines.cluster import joined
 from affect.federated.engines.inprocess import App, InProcessGrid, Task, answered
-from affect.federated.engines.pool import Pool
+from affect.federated.engines.pool import Pool, Worker
 
 _START_S = 300.0
 """What an actor gets to start: on a cluster it may have to wait for its resources."""
@@ -54,7 +54,7 @@ def engine(
         UserError: there is no such cluster, it lacks what is asked for, or an app cannot be made.
     """
     with joined(config.ray.address, config.workers):
-        gpus = _gpus_each(config, ray.cluster_resources())
+        gpus = gpus_each(config, ray.cluster_resources())
         crew = Crew(make_app, config.workers, config.timeout_s, gpus)
         try:
             crew.start()
@@ -223,7 +223,7 @@ class _Place:
         return [answered(self._app, message, context) for message, context in tasks]
 
 
-class _Actor:
+class _Actor(Worker):
     """An actor, seen from the process that hands out messages."""
 
     def __init__(self, make_app: ray.ObjectRef, number: int, gpus: float, timeout_s: float) -> None:
@@ -283,8 +283,12 @@ def _reason(error: RayError) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
 
 
-def _gpus_each(config: FederationConfig, has: Mapping[str, float]) -> float:
-    """GPUs of each worker.
+def gpus_each(config: FederationConfig, has: Mapping[str, float]) -> float:
+    """GPUs of each worker, at most one.
+
+    Args:
+        config: workers, and what they are to have.
+        has: what Ray has, by Ray's names.
 
     Raises:
         UserError: there are not so many, or fewer cores than workers.
@@ -292,7 +296,7 @@ def _gpus_each(config: FederationConfig, has: Mapping[str, float]) -> float:
     cores, gpus = int(has.get("CPU", 0)), has.get("GPU", 0.0)
     workers, asked = config.workers, config.ray.num_gpus
     if cores < workers:
-        raise UserError(f"federation.workers is {workers}, Ray's cluster has {cores} cores")
+        raise UserError(f"federation.workers is {workers}, Ray has {cores} cores here")
     if asked is None:
         return math.floor(_PARTS / math.ceil(workers / gpus)) / _PARTS if gpus else 0.0
     if asked * workers > gpus:

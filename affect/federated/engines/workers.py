@@ -18,7 +18,7 @@ from flwr.common.constant import ErrorCode
 
 from affect.config import FederationConfig
 from affect.federated.engines.inprocess import App, InProcessGrid, Task, answered, one_by_one
-from affect.federated.engines.pool import Pool
+from affect.federated.engines.pool import Pool, Worker
 from affect.stopping import deaf_to_interrupts
 
 
@@ -66,7 +66,7 @@ def engine(
         team.stop()
 
 
-class _Worker:
+class _Worker(Worker):
     """A process, seen from the one that hands out messages."""
 
     def __init__(self, make_app: Callable[[int], App], number: int) -> None:
