@@ -368,6 +368,23 @@ class PersonalisationConfig:
 
 
 @dataclass
+class RayConfig:
+    """Where clients run under `federation.engine: ray`.
+
+    Attributes:
+        address: `host:port` of a Ray cluster, `auto` for the one that this machine is in; null to
+            start Ray on this machine for the run.
+        num_gpus: of each worker, 0 to 1, a part of one being shared; null divides all among them.
+        cohorts: into how many messages the clients of a round are put together, each for one
+            worker, such as `workers`; null for a message a client.
+    """
+
+    address: str | None = None
+    num_gpus: float | None = None
+    cohorts: int | None = None
+
+
+@dataclass
 class FederationConfig:
     """The federated run; `affect federate` alone reads it.
 
@@ -383,7 +400,8 @@ class FederationConfig:
         scheduler: of the clients, over all rounds; null for the experiment's.
         privacy: differential privacy of clients.
         personalisation: what of a network is a client's own.
-        engine: what runs the clients: `inprocess`.
+        engine: what runs the clients: `inprocess`, on this machine, or `ray`.
+        ray: what the engine `ray` takes.
         workers: processes that run clients at the same time; 1 runs them in this one, unless
             `timeout_s` is given.
         timeout_s: what a client gets for a message; null for ever.
@@ -403,7 +421,8 @@ class FederationConfig:
     scheduler: SchedulerConfig | None = None
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)
-    engine: Literal["inprocess"] = "inprocess"
+    engine: Literal["inprocess", "ray"] = "inprocess"
+    ray: RayConfig = field(default_factory=RayConfig)
     workers: int = 1
     timeout_s: float | None = None
     failure_fraction: float = 0.0
@@ -704,11 +723,20 @@ def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool
         yield from _optimizer_ranges("federation.optimizer", federation.optimizer)
     if federation.scheduler is not None:
         yield from _scheduler_ranges("federation.scheduler", federation.scheduler)
+    yield from _ray_ranges(federation.ray)
     yield from _strategy_ranges(federation.strategy)
     yield from _privacy_ranges(federation.privacy)
     lr = federation.personalisation.lr
     yield "federation.personalisation.lr", lr is not None and not lr > 0, "above 0, or null"
     yield "federation.personalisation.steps", federation.personalisation.steps < 0, "0 or more"
+
+
+def _ray_ranges(ray: RayConfig) -> Iterator[tuple[str, bool, str]]:
+    key, gpus, cohorts = "federation.ray", ray.num_gpus, ray.cohorts
+    refused = ray.address is not None and not re.fullmatch(r"auto|[\w.-]+:\d+", ray.address)
+    yield f"{key}.address", refused, "host:port, auto, or null"
+    yield f"{key}.num_gpus", gpus is not None and not 0 <= gpus <= 1, "from 0 to 1, or null"
+    yield f"{key}.cohorts", cohorts is not None and cohorts < 1, "at least 1, or null"
 
 
 def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]]:

@@ -28,7 +28,7 @@ from affect.data.datamodule import training_order
 from affect.data.preparation import Preparation, SeriesCache, prepare
 from affect.data.windows import Batch, Window, WindowDataset, collate
 from affect.federated.client import app_at
-from affect.federated.engines.workers import engine
+from affect.federated.engines.choice import engine
 from affect.federated.local import initial_module
 from affect.federated.population import Client
 from affect.federated.server import Round, Server, State
@@ -100,11 +100,11 @@ def measure_many(folder: Path, quick: bool) -> Outcome:
 
 def rounds(folder: Path, size: Size, repeats: int, workers: Sequence[int]) -> dict[str, Any]:
     """Seconds of rounds in turns, so that a busy neighbour meets all alike; the first warms up."""
-    experiment, held, preparation = _prepared(folder, size)
+    experiment, held, preparation = prepared(folder, size)
     loop = PlainLoop(experiment, held, preparation)
     with ExitStack() as stack:
         federations = {
-            count: stack.enter_context(_federation(count, folder, experiment, held, preparation))
+            count: stack.enter_context(federation_of(count, folder, experiment, held, preparation))
             for count in workers
         }
         turns = [_turn(loop, federations) for _ in range(repeats + 1)]
@@ -134,13 +134,13 @@ def _ratio(samples: Mapping[str, Sequence[float]], name: str) -> float:
 
 def peak(folder: Path, size: Size, name: str) -> float:
     """Peak memory of three rounds in a process of its own, MiB."""
-    experiment, held, preparation = _prepared(folder, size)
+    experiment, held, preparation = prepared(folder, size)
     if name == "loop":
         loop = PlainLoop(experiment, held, preparation)
         for _ in range(3):
             loop.round()
         return peak_memory_mib()
-    with _federation(1, folder, experiment, held, preparation) as federation:
+    with federation_of(1, folder, experiment, held, preparation) as federation:
         for _ in range(3):
             next(federation)
     return peak_memory_mib()
@@ -161,25 +161,29 @@ class PlainLoop:
             WindowDataset(entries, series, config.window_frames, config.hop_frames)
             for entries in held.values()
         ]
-        self._frames = [sum(entry.frames for entry in entries) for entries in held.values()]
+        self.frames = [sum(entry.frames for entry in entries) for entries in held.values()]
         self._round = 0
         self.parameters = parameters_to_vector(self._parameters).detach().numpy().copy()
 
     def round(self) -> None:
         """Train every client once and average."""
         total = np.zeros(len(self.parameters))
-        for windows, frames in zip(self._windows, self._frames, strict=True):
-            vector_to_parameters(torch.from_numpy(self.parameters.copy()), self._parameters)
-            self._train(windows)
-            trained = parameters_to_vector(self._parameters).detach().numpy()
+        for client, frames in enumerate(self.frames):
+            trained = self.trained(client, self.parameters, self._round)
             total += trained.astype(np.float64) * frames
-        self.parameters = (total / sum(self._frames)).astype(np.float32)
+        self.parameters = (total / sum(self.frames)).astype(np.float32)
         self._round += 1
 
-    def _train(self, windows: WindowDataset) -> None:
+    def trained(self, client: int, parameters: np.ndarray, number: int) -> np.ndarray:
+        """A client's parameters after a round, 0 for the first, that starts from these."""
+        vector_to_parameters(torch.from_numpy(parameters.copy()), self._parameters)
+        self._train(self._windows[client], number)
+        return parameters_to_vector(self._parameters).detach().numpy().copy()
+
+    def _train(self, windows: WindowDataset, number: int) -> None:
         optimizer = make_optimizer(self._parameters, self._experiment.optimizer)
         order = training_order(windows, self._experiment.seed)
-        order.set_epoch(self._round)
+        order.set_epoch(number)
         options = dataclasses.asdict(self._experiment.loss)
         self._model.train()
         for batch in _batches([windows[i] for i in order], self._experiment.data.batch_size):
@@ -195,7 +199,7 @@ def _batches(windows: list[Window], size: int) -> Iterator[Batch]:
     return (collate(windows[start : start + size]) for start in range(0, len(windows), size))
 
 
-def _prepared(folder: Path, size: Size) -> tuple[Experiment, dict[int, list[Entry]], Preparation]:
+def prepared(folder: Path, size: Size) -> tuple[Experiment, dict[int, list[Entry]], Preparation]:
     """The experiment, each client's recordings, and what server and clients agree on."""
     cache = folder / "cache"
     if not cache.exists():
@@ -216,7 +220,7 @@ def _prepared(folder: Path, size: Size) -> tuple[Experiment, dict[int, list[Entr
 
 
 @contextmanager
-def _federation(
+def federation_of(
     workers: int,
     folder: Path,
     experiment: Experiment,

@@ -41,6 +41,7 @@ MEDIANS = {
         "loop_mib",
         "federation_mib",
     },
+    "engines": {"loop_s", "inprocess_s", "ray_s", "flower_s", "times", "equal_models"},
     "reading": {"store_s", "series_s"},
     "listing": {"entries_s"},
     "memory": {"ru_maxrss_mib", "peak_memory_mib", "wall_time_s"},

@@ -25,7 +25,7 @@ from affect.errors import Preempted, UserError
 from affect.federated import personal
 from affect.federated.client import app_at
 from affect.federated.draws import seeded
-from affect.federated.engines.workers import engine
+from affect.federated.engines.choice import engine
 from affect.federated.history import History
 from affect.federated.local import LocalTraining, initial_module
 from affect.federated.memory import Memory

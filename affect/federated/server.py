@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from affect import config as configuration
 from affect import metrics
-from affect.config import Experiment, FederationConfig, SourceConfig
+from affect.config import Experiment, FederationConfig, RayConfig, SourceConfig
 from affect.data.preparation import Preparation
 from affect.errors import UserError
 from affect.federated import privacy, strategy
@@ -434,7 +434,7 @@ def shared(experiment: Experiment) -> Experiment:
         optimizer=experiment.optimizer,
         scheduler=experiment.scheduler,
         trainer=experiment.trainer,
-        federation=experiment.federation,
+        federation=replace(experiment.federation, engine="inprocess", ray=RayConfig()),
     )
 
 

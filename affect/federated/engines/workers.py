@@ -8,8 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,13 +18,11 @@ from flwr.common.constant import ErrorCode
 
 from affect.config import FederationConfig
 from affect.federated.engines.inprocess import App, InProcessGrid, Task, answered, one_by_one
+from affect.federated.engines.pool import Pool, Worker
 from affect.stopping import deaf_to_interrupts
 
-_AHEAD = 4
-"""Messages a worker that may be answered before the first one that is not."""
 
-
-class Team:
+class Team(Pool["_Worker", Task, Message]):
     """Worker processes that answer messages.
 
     Args:
@@ -38,58 +35,14 @@ class Team:
         self, make_app: Callable[[int], App], workers: int, timeout_s: float | None
     ) -> None:
         self._make_app = make_app
-        self._timeout_s = timeout_s
-        self._workers = [_Worker(make_app, number) for number in range(workers)]
+        super().__init__(workers, timeout_s)
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[Message]:
-        """The replies in the order of the messages; those that fail are answered with an error."""
-        coming = enumerate(tasks)
-        idle, busy = deque(self._workers), list[_Worker]()
-        done: dict[int, Message] = {}
-        position = given = 0
-        while True:
-            while idle and given - position < _AHEAD * len(self._workers):
-                index, task = next(coming, (0, None))
-                if task is None:
-                    break
-                busy.append(idle.popleft())
-                busy[-1].take(index, task)
-                given += 1
-            if not busy:
-                return
-            for worker in self._heard(busy):
-                busy.remove(worker)
-                done[worker.index] = worker.answer
-                idle.append(worker if worker.alive else self._replaced(worker))
-            while position in done:
-                yield done.pop(position)
-                position += 1
+    def _hired(self, number: int) -> _Worker:
+        return _Worker(self._make_app, number)
 
-    def stop(self) -> None:
-        """End all workers."""
-        for worker in self._workers:
-            worker.kill()
-
-    def _heard(self, busy: list[_Worker]) -> list[_Worker]:
-        """Those that have answered, died or taken too long; waits until there is one."""
-        limit_s = None
-        if self._timeout_s is not None:
-            earliest_s = min(worker.since_s for worker in busy)
-            limit_s = max(earliest_s + self._timeout_s - time.monotonic(), 0.0)
+    def _ready(self, busy: Sequence[_Worker], limit_s: float | None) -> list[_Worker]:
         ready = wait([worker.connection for worker in busy], limit_s)
-        heard = [worker for worker in busy if worker.connection in ready]
-        for worker in heard:
-            worker.hear()
-        if heard or self._timeout_s is None:
-            return heard
-        late = min(busy, key=lambda worker: worker.since_s)
-        late.give_up(f"it did not answer within {self._timeout_s:g} s")
-        return [late]
-
-    def _replaced(self, worker: _Worker) -> _Worker:
-        fresh = _Worker(self._make_app, worker.number)
-        self._workers[self._workers.index(worker)] = fresh
-        return fresh
+        return [worker for worker in busy if worker.connection in ready]
 
 
 @contextmanager
@@ -113,7 +66,7 @@ def engine(
         team.stop()
 
 
-class _Worker:
+class _Worker(Worker):
     """A process, seen from the one that hands out messages."""
 
     def __init__(self, make_app: Callable[[int], App], number: int) -> None:

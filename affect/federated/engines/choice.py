@@ -1,0 +1,38 @@
+"""The engine that an experiment asks for: what runs the clients and carries their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from affect.config import FederationConfig
+from affect.errors import UserError
+from affect.federated.engines import workers
+from affect.federated.engines.inprocess import App, InProcessGrid
+
+
+def engine(
+    make_app: Callable[[int], App], nodes: int, config: FederationConfig
+) -> AbstractContextManager[InProcessGrid]:
+    """A grid of clients, in this process, in workers or on Ray.
+
+    Args:
+        make_app: makes the ClientApp in worker 0, 1, ...; must be picklable.
+        nodes: how many there are.
+        config: which engine, and what it takes.
+
+    Raises:
+        UserError: Ray is asked for and not installed.
+    """
+    if config.engine == "inprocess":
+        return workers.engine(make_app, nodes, config)
+    try:
+        from affect.federated.engines import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError(
+            "federation.engine: ray needs Ray, which is not installed: "
+            "pip install 'affect[simulation]', or take engine: inprocess"
+        ) from None
+    return ray.engine(make_app, nodes, config)
