@@ -21,6 +21,7 @@ from affect.config import Experiment
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
 from affect.errors import Preempted, UserError
+from affect.federated import cohort
 from affect.federated.client import app_at
 from affect.federated.engines.workers import engine
 from affect.federated.history import History
@@ -253,6 +254,7 @@ def refuse_unfit(experiment: Experiment) -> None:
     for name, asked in refused.items():
         if asked:
             raise UserError(f"a federated run has no {name}")
+    cohort.refuse_unfit(experiment)
 
 
 @contextmanager

@@ -32,9 +32,9 @@ from affect.data.preparation import (
     survey_of,
 )
 from affect.data.standardisation import Statistics, merge
-from affect.data.windows import Batch, WindowDataset, collate
+from affect.data.windows import Batch, Window, WindowDataset, collate
 from affect.errors import UserError
-from affect.federated.correction import Correction, Proximal, Scaffold
+from affect.federated.correction import Correction, Proximal, Scaffold, correct
 from affect.federated.draws import Draws
 from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
@@ -106,7 +106,7 @@ class LocalTraining:
         self._scheduling = federation.scheduler or experiment.scheduler
         self._optimizer = make_optimizer(self._parameters, self._optimization)
         self._series = SeriesCache(preparation, experiment.data.memory_mb * _MIB)
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     def train(
@@ -125,28 +125,56 @@ class LocalTraining:
             control: the server's control variate, of SCAFFOLD alone.
         """
         start_s = time.perf_counter()
-        place = self._place(client)
+        work = self.assigned(client, round_, parameters, control)
         self._load(parameters)
         self._switch(training=True)
         self._optimizer.state.clear()
-        correction = self._correction(client, round_, parameters, control)
         steps, walked = 0, 0.0
-        for step in self._steps(place, round_):
-            self._take(step, place, client, correction)
+        for step in work.steps:
+            self._take(step, work)
             steps += 1
             walked += float(self._optimizer.param_groups[0]["lr"])
-        trained = self._saved()
-        change = None
-        if isinstance(correction, Scaffold):
-            change = correction.change(parameters, trained, walked)
-            self._memory.keep(client, round_, {"control": correction.own + change})
-        return Trained(
-            parameters=self._sent(client, round_, parameters, trained),
-            control=change,
+        return self.reply(
+            work,
+            self._saved(),
+            walked,
             **_scored(self.module.metrics_of("train")),
             steps=steps,
-            frames=place.frames,
             seconds=time.perf_counter() - start_s,
+        )
+
+    def assigned(
+        self,
+        client: int,
+        round_: int,
+        parameters: Float32[np.ndarray, " P"],
+        control: Float32[np.ndarray, " P"] | None = None,
+    ) -> Assignment:
+        """What a client is to do in a round; see `train`."""
+        place = self._place(client)
+        correction = self._correction(client, round_, parameters, control)
+        return Assignment(client, round_, parameters, place, self._steps(place, round_), correction)
+
+    def reply(
+        self, work: Assignment, trained: Float32[np.ndarray, " P"], walked: float, **effort: Any
+    ) -> Trained:
+        """A client's answer; what it keeps for later rounds is kept.
+
+        Args:
+            work: what it was to do.
+            trained: parameters of its network.
+            walked: sum of its learning rates over its steps.
+            effort: scores, steps and seconds, as in `Trained`.
+        """
+        change = None
+        if isinstance(work.correction, Scaffold):
+            change = work.correction.change(work.start, trained, walked)
+            self._memory.keep(work.client, work.round, {"control": work.correction.own + change})
+        return Trained(
+            parameters=self._sent(work.client, work.round, work.start, trained),
+            control=change,
+            frames=work.place.frames,
+            **effort,
         )
 
     def _correction(
@@ -181,11 +209,11 @@ class LocalTraining:
                 self.module.validation_step(batch.to(self.module.device), index)
         return Evaluated(**_scored(self.module.metrics_of("val")))
 
-    def _place(self, client: int) -> _Place:
+    def _place(self, client: int) -> Place:
         if client not in self._places:
             entries = self._entries[client]
             self._series.preparation = self._series.preparation.with_subjects(entries)
-            self._places[client] = _Place(self._experiment, entries, self._series)
+            self._places[client] = Place(self._experiment, entries, self._series)
         return self._places[client]
 
     def _switch(self, *, training: bool) -> None:
@@ -200,7 +228,7 @@ class LocalTraining:
     def _saved(self) -> Float32[np.ndarray, " P"]:
         return parameters_to_vector(self._parameters).detach().cpu().numpy()
 
-    def _steps(self, place: _Place, round_: int) -> Iterator[_Step]:
+    def _steps(self, place: Place, round_: int) -> Iterator[Step]:
         """The optimiser steps of a round: whole passes, or so many steps from where it stopped."""
         federation = self._experiment.federation
         a_pass = place.steps_per_pass
@@ -220,20 +248,20 @@ class LocalTraining:
             self._settings[key] = settings_of(self._optimization, self._scheduling, *key)
         return self._settings[key]
 
-    def _take(self, step: _Step, place: _Place, client: int, correction: Correction | None) -> None:
+    def _take(self, step: Step, work: Assignment) -> None:
         """One optimiser step, over one batch or several whose gradients are accumulated."""
         config = self._experiment.trainer
         for group in self._optimizer.param_groups:
             group.update(step.settings)
         self._optimizer.zero_grad()
         for index, windows in step.batches.items():
-            batch = place.batch(windows)
-            self.module.seed_dropout(step.epoch, index, client)
+            batch = work.place.batch(windows)
+            self.module.seed_dropout(step.epoch, index, work.client)
             with self._precision():
                 loss = self.module.training_step(batch.to(self.module.device), index)
             (loss / config.accumulate_grad_batches).backward()
-        if correction is not None:
-            correction.apply(self._parameters)
+        if work.correction is not None:
+            correct(work.correction, self._parameters)
         if config.gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip_val)
         self._optimizer.step()
@@ -244,7 +272,7 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """An optimiser step: its pass, windows of each batch by its number, the optimiser's options."""
 
     epoch: int
@@ -252,7 +280,7 @@ class _Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Place:
+class Place:
     """The windows of one client."""
 
     def __init__(
@@ -274,10 +302,11 @@ class _Place:
 
     @property
     def steps_per_pass(self) -> int:
+        """Optimiser steps of a pass over all windows."""
         batches = -(-len(self._windows) // self._experiment.data.batch_size)
         return -(-batches // self._experiment.trainer.accumulate_grad_batches)
 
-    def steps(self, epoch: int) -> Iterator[_Step]:
+    def steps(self, epoch: int) -> Iterator[Step]:
         """The steps of this pass and all that follow."""
         size = self._experiment.data.batch_size
         together = self._experiment.trainer.accumulate_grad_batches
@@ -286,11 +315,16 @@ class _Place:
             order = list(self._order)
             batches = [order[start : start + size] for start in range(0, len(order), size)]
             for start in range(0, len(batches), together):
-                yield _Step(epoch, dict(enumerate(batches[start : start + together], start)))
+                yield Step(epoch, dict(enumerate(batches[start : start + together], start)))
             epoch += 1
 
-    def batch(self, windows: Sequence[int]) -> Batch:
-        return collate([self._windows[index] for index in windows])
+    def windows(self, numbers: Sequence[int]) -> list[Window]:
+        """The windows with these numbers."""
+        return [self._windows[number] for number in numbers]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The same as a batch."""
+        return collate(self.windows(numbers))
 
     def evaluation(self, size: int) -> Iterator[Batch]:
         """Each recording once; see `evaluation_dataset`."""
@@ -298,6 +332,27 @@ class _Place:
         for start in range(0, len(dataset), size):
             stop = min(start + size, len(dataset))
             yield collate([dataset[index] for index in range(start, stop)])
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a client is to do in a round.
+
+    Attributes:
+        client: its index.
+        round: 1 for the first.
+        start: parameters of the network at the round's start.
+        place: the client's windows.
+        steps: the optimiser steps, one after another.
+        correction: what the strategy adds to the gradients.
+    """
+
+    client: int
+    round: int
+    start: Float32[np.ndarray, " P"]
+    place: Place
+    steps: Iterator[Step]
+    correction: Correction | None
 
 
 def initial_module(experiment: Experiment, features: int) -> AffectModule:
