@@ -34,6 +34,7 @@ ITEMS = {
     "training": "training:measure",
     "federation": "federating:measure_few",
     "clients": "federating:measure_many",
+    "cohort": "federating:measure_cohort",
     "reading": "caching:measure_reading",
     "listing": "caching:measure_listing",
     "memory": "footprint:measure_memory",

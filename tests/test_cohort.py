@@ -24,7 +24,7 @@ from affect.config import TrainerConfig as Trainer
 from affect.data.preparation import prepare
 from affect.federated.client import app_at
 from affect.federated.engines.cohorts import cohorts
-from affect.federated.engines.inprocess import InProcessGrid, one_by_one
+from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.engines.workers import engine
 from affect.federated.local import initial_module
 from affect.federated.messages import Train, Trained, addressed
@@ -194,7 +194,7 @@ def test_a_client_that_diverges_spoils_no_other(held, tmp_path):
 
 def test_neighbours_that_train_are_a_cohort():
     kinds = ["query", "train", "train", "train", "evaluate", "train"]
-    InProcessGrid(one_by_one(None), 1)  # without a grid, Flower's messages have no sender
+    InProcessGrid(iter, 1)  # without a grid, Flower's messages have no sender
     context = Context(1, 1, {}, RecordDict(), {})
     tasks = [(Message(RecordDict(), 1, kind), context) for kind in kinds]
     found = list(cohorts(tasks, 2))
