@@ -404,6 +404,8 @@ class FederationConfig:
         ray: what the engine `ray` takes.
         workers: processes that run clients at the same time; 1 runs them in this one, unless
             `timeout_s` is given.
+        cohort_clients: clients that a worker trains together, as one batched computation, which
+            is meant for a GPU; null for one after another.
         timeout_s: what a client gets for a message; null for ever.
         failure_fraction: share of a round's clients that may fail without ending the run.
         evaluate_every: rounds between two validations; the last round is always validated.
@@ -424,6 +426,7 @@ class FederationConfig:
     engine: Literal["inprocess", "ray"] = "inprocess"
     ray: RayConfig = field(default_factory=RayConfig)
     workers: int = 1
+    cohort_clients: int | None = None
     timeout_s: float | None = None
     failure_fraction: float = 0.0
     evaluate_every: int = 1
@@ -708,6 +711,7 @@ def _scheduler_ranges(key: str, scheduler: SchedulerConfig) -> Iterator[tuple[st
 def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool, str]]:
     counts = {"rounds": 1, "local_epochs": 1, "workers": 1, "evaluate_every": 1}
     counts |= {"local_steps": 1, "clients_per_round": 1, "subjects_per_client": 1}
+    counts |= {"cohort_clients": 1}
     for name, least in counts.items():
         value = getattr(federation, name)
         yield f"federation.{name}", value is not None and value < least, f"at least {least}"

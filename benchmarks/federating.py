@@ -37,6 +37,7 @@ from affect.store import Entry
 from affect.training.module import make_optimizer
 
 GOAL_RATIO, GOAL_TWO, GOAL_MEMORY = 1.1, 0.65, 1.5
+GOAL_COHORT, EXACT = 20.0, 1e-5
 ROUNDS = 5
 
 
@@ -53,7 +54,7 @@ class Size:
         return Size(3, 10.0, 100)
 
 
-FEW, MANY = Size(9, 300.0, 750), Size(1000, 4.0, 100)
+FEW, MANY, COHORT = Size(9, 300.0, 750), Size(1000, 4.0, 100), Size(100, 4.0, 100)
 
 
 def measure_few(folder: Path, quick: bool) -> Outcome:
@@ -96,6 +97,56 @@ def measure_many(folder: Path, quick: bool) -> Outcome:
         },
         samples=found["samples"],
     )
+
+
+def measure_cohort(folder: Path, quick: bool) -> Outcome:
+    """Rounds a second of 100 clients trained together against one after another."""
+    size = COHORT.shrunk() if quick else COHORT
+    found = apart("federating:cohort_rounds", folder, size, 2 if quick else ROUNDS)
+    fit = found["ratio"] >= GOAL_COHORT and found["difference"] <= EXACT
+    return Outcome(
+        goal=f"on a GPU at least {GOAL_COHORT:g} times the rounds, models equal within {EXACT:g}",
+        met=fit if found["device"] == "cuda" else None,
+        summary=f"on {found['device']} {found['ratio']:.2f} times the {1 / found['alone_s']:.2f} "
+        f"rounds a second of one client after another; models differ by {found['difference']:.0e}",
+        repeats=ROUNDS,
+        settings={**dataclasses.asdict(size), "device": found["device"]},
+        median={name: found[name] for name in ("alone_s", "cohort_s", "ratio", "difference")},
+        samples=found["samples"],
+    )
+
+
+def cohort_rounds(folder: Path, size: Size, repeats: int) -> dict[str, Any]:
+    """Seconds of rounds, one client after another and all together, in turns; the first warms up.
+
+    Models are compared after the first round: later ones start from models that differ.
+    """
+    experiment, held, preparation = prepared(folder, size)
+    gpu = torch.cuda.is_available()
+    trainer = dataclasses.replace(experiment.trainer, accelerator="gpu" if gpu else "cpu")
+    samples: dict[str, list[float]] = {"alone": [], "cohort": []}
+    firsts = []
+    with ExitStack() as stack:
+        coming = {}
+        for name, clients in (("alone", None), ("cohort", size.clients)):
+            federation = dataclasses.replace(experiment.federation, cohort_clients=clients)
+            asked = dataclasses.replace(experiment, trainer=trainer, federation=federation)
+            place = folder / name
+            coming[name] = stack.enter_context(federation_of(1, place, asked, held, preparation))
+            firsts.append(next(coming[name]).state.parameters)
+        for _ in range(repeats):
+            for name, seconds in samples.items():
+                seconds.append(timed(partial(next, coming[name])))
+    alone_s, cohort_s = (statistics.median(seconds) for seconds in samples.values())
+    pairs = zip(*samples.values(), strict=True)
+    return {
+        "device": "cuda" if gpu else "cpu",
+        "alone_s": alone_s,
+        "cohort_s": cohort_s,
+        "ratio": statistics.median(alone / together for alone, together in pairs),
+        "difference": float(np.abs(firsts[0] - firsts[1]).max()),
+        "samples": samples,
+    }
 
 
 def rounds(folder: Path, size: Size, repeats: int, workers: Sequence[int]) -> dict[str, Any]:

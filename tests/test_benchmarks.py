@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bench.py"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -42,6 +43,7 @@ MEDIANS = {
         "federation_mib",
     },
     "engines": {"loop_s", "inprocess_s", "ray_s", "flower_s", "times", "equal_models"},
+    "cohort": {"alone_s", "cohort_s", "ratio", "difference"},
     "reading": {"store_s", "series_s"},
     "listing": {"entries_s"},
     "memory": {"ru_maxrss_mib", "peak_memory_mib", "wall_time_s"},
@@ -77,7 +79,8 @@ def test_the_report_says_what_its_numbers_depend_on(report):
 @pytest.mark.parametrize("name", list(MEDIANS))
 def test_an_item_says_its_goal_and_whether_it_was_met(report, name):
     item = report["items"][name]
-    assert isinstance(item["met"], bool)
+    on_a_gpu_alone = name == "cohort" and not torch.cuda.is_available()
+    assert item["met"] is None if on_a_gpu_alone else isinstance(item["met"], bool)
     assert item["goal"]
     assert item["summary"]
     assert item["repeats"] >= 1

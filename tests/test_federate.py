@@ -369,6 +369,12 @@ BAD = {
         {"trainer": Trainer(strategy="ddp", accelerator="cpu", devices=1, progress=False)},
         "no trainer.strategy",
     ),
+    "cohort of a gru": ({"cohort_clients": 3}, {}, "does not go with model.name gru: choose lstm"),
+    "cohort in half": (
+        {"cohort_clients": 3},
+        {"model": ModelConfig("lstm"), "trainer": Trainer(precision="bf16-mixed", **QUICK)},
+        "does not go with trainer.precision bf16-mixed: choose 32-true",
+    ),
 }
 
 
@@ -429,6 +435,21 @@ def test_workers_change_no_bit(corpus):
     assert_equal(weights(one), weights(other))
     for name in ("ccc/mean", "loss/mean"):
         assert one.record["metrics"][f"test/{name}"] == other.record["metrics"][f"test/{name}"]
+
+
+def test_a_cohort_changes_rounding_alone_in_processes_too(corpus):
+    asked = experiment(corpus, {"rounds": 2}, model=ModelConfig("bilstm", 8, 1))
+    chosen = [
+        dataclasses.replace(asked.federation, cohort_clients=2, workers=workers)
+        for workers in (1, 2)
+    ]
+    alone, one, other = (
+        federate(dataclasses.replace(asked, federation=item), draw=nothing)
+        for item in (asked.federation, *chosen)
+    )
+    assert_equal(weights(one), weights(other))
+    for name, value in weights(alone).items():
+        np.testing.assert_allclose(weights(one)[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_a_budget_ends_the_run_before_it_is_overdrawn(corpus):

@@ -29,6 +29,23 @@ def make_app(number):
     return app
 
 
+class Together:
+    """An app that says of whom it was asked at once, or hangs where one of them does."""
+
+    def __init__(self, number):
+        self._alone = make_app(number)
+
+    def __call__(self, message, context):
+        return self._alone(message, context)
+
+    def together(self, messages):
+        if any(message.content["told"]["do"] == "hang" for message in messages):
+            time.sleep(60)
+        nodes = [message.metadata.dst_node_id for message in messages]
+        said = RecordDict({"said": ConfigRecord({"nodes": nodes})})
+        return [Message(said, reply_to=message) for message in messages]
+
+
 def told(do="work", seconds=0.0):
     return RecordDict({"told": ConfigRecord({"do": do, "seconds": seconds})})
 
@@ -41,7 +58,7 @@ def team():
 
 
 def answers(team, contents):
-    grid = InProcessGrid(team.answers, len(contents))
+    grid = InProcessGrid(team.replies, len(contents))
     messages = [Message(item, node, "train") for node, item in enumerate(contents, 1)]
     return list(grid.send_and_receive(messages))
 
@@ -69,6 +86,18 @@ def test_a_worker_that_fails_costs_one_client(team, do, reason):
     assert not any(reply.has_error() for reply in answers(team, [told()] * 3))
 
 
+def test_a_cohort_is_answered_by_one_worker_and_lost_with_it():
+    team = Team(Together, 2, timeout_s=2.0, cohort=2)
+    try:
+        found = answers(team, [told(), told(), told("hang"), told(), told()])
+    finally:
+        team.stop()
+    assert [reply.has_error() for reply in found] == [False, False, True, True, False]
+    assert list(found[0].content["said"]["nodes"]) == [1, 2]
+    assert found[3].error.reason == "it did not answer within 2 s"
+    assert found[3].metadata.src_node_id == 4
+
+
 def test_few_messages_are_taken_ahead_of_the_first_unanswered(team):
     taken = []
 
@@ -78,7 +107,7 @@ def test_few_messages_are_taken_ahead_of_the_first_unanswered(team):
             message = Message(told(seconds=0.5 if node == 0 else 0.0), node + 1, "train")
             yield message, Context(1, node + 1, {}, RecordDict(), {})
 
-    coming = team.answers(tasks())
+    coming = team.replies(tasks())
     next(coming)
     assert len(taken) <= 8
     assert len(list(coming)) == 29

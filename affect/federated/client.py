@@ -11,6 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from affect.config import TrainerConfig
+from affect.federated.cohort import attempted
+from affect.federated.engines.inprocess import failed
 from affect.federated.enrolment import EnrolledPlace
 from affect.federated.messages import (
     Content,
@@ -31,7 +33,7 @@ from affect.store import Entry
 
 def app_at(
     entries: Mapping[int, Sequence[Entry]], memory: Path, trainer: TrainerConfig, number: int = 0
-) -> ClientApp:
+) -> TogetherApp:
     """The app of clients whose recordings are all on this machine.
 
     Args:
@@ -41,8 +43,36 @@ def app_at(
         number: of the process that asks; processes take turns on the GPUs.
     """
     torch.set_num_threads(trainer.threads)
-    site = Site(entries, memory, device_for(trainer, number))
-    return client_app(lambda _: site)
+    return TogetherApp(Site(entries, memory, device_for(trainer, number)))
+
+
+class TogetherApp:
+    """The app of a place whose clients are trained together where they are asked to be.
+
+    Args:
+        site: the place.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._app = client_app(lambda _: site)
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """A client's reply."""
+        return self._app(message, context)
+
+    def together(self, messages: Sequence[Message]) -> list[Message]:
+        """The replies of the clients of a cohort that are asked to train."""
+        requests = [attempted(Train.decode, message.content) for message in messages]
+        fit = [request for request in requests if isinstance(request, Train)]
+        trained = iter(self._site.train_together(fit))
+        outcomes = [item if isinstance(item, Exception) else next(trained) for item in requests]
+        return [
+            failed(message, item)
+            if isinstance(item, Exception)
+            else Message(item.encode(), reply_to=message)
+            for message, item in zip(messages, outcomes, strict=True)
+        ]
 
 
 _Request = TypeVar("_Request", bound=Request)

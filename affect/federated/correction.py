@@ -21,14 +21,19 @@ class Proximal:
         mu: how strongly.
     """
 
-    def __init__(self, start: Float32[np.ndarray, " P"], mu: float) -> None:
+    def __init__(self, start: Float32[np.ndarray, "*K P"], mu: float) -> None:
+        self.start = start
+        self.mu = mu
         self._start = torch.from_numpy(start.copy())
-        self._mu = mu
 
-    def apply(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add the gradient of mu / 2 times the squared distance."""
-        here = parameters_to_vector(parameters).detach()
-        _add(self._mu * (here - self._start.to(here.device)), parameters)
+    def addition(self, here: Float32[Tensor, "*K P"]) -> Float32[Tensor, "*K P"]:
+        """The gradient of mu / 2 times the squared distance.
+
+        Args:
+            here: the client's model.
+        """
+        self._start = self._start.to(here.device)
+        return self.mu * (here - self._start)
 
 
 class Scaffold:
@@ -42,14 +47,21 @@ class Scaffold:
         servers: the server's.
     """
 
-    def __init__(self, own: Float32[np.ndarray, " P"], servers: Float32[np.ndarray, " P"]) -> None:
+    def __init__(
+        self, own: Float32[np.ndarray, "*K P"], servers: Float32[np.ndarray, "*K P"]
+    ) -> None:
         self.own = own
-        self._servers = servers
+        self.servers = servers
         self._added = torch.from_numpy(servers - own)
 
-    def apply(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add the server's variate and take the client's away."""
-        _add(self._added.to(parameters[0].device), parameters)
+    def addition(self, here: Float32[Tensor, "*K P"]) -> Float32[Tensor, "*K P"]:
+        """The server's variate without the client's.
+
+        Args:
+            here: the client's model.
+        """
+        self._added = self._added.to(here.device)
+        return self._added
 
     def change(
         self,
@@ -64,14 +76,28 @@ class Scaffold:
             end: the client's after training.
             walked: sum of its learning rates over its steps.
         """
-        return ((start - end) / np.float32(walked) - self._servers).astype(np.float32)
+        return ((start - end) / np.float32(walked) - self.servers).astype(np.float32)
 
 
 Correction = Proximal | Scaffold
 
 
-def _add(vector: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+def correct(correction: Correction, parameters: Sequence[nn.Parameter]) -> None:
+    """Add a correction to the gradients of parameters that have one."""
+    vector = correction.addition(parameters_to_vector(parameters).detach())
     pieces = vector.split([parameter.numel() for parameter in parameters])
     for piece, parameter in zip(pieces, parameters, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(piece.view_as(parameter))
+
+
+def stacked(corrections: Sequence[Correction | None]) -> Correction | None:
+    """The corrections of several clients of one strategy as one, a row each."""
+    near = [item for item in corrections if isinstance(item, Proximal)]
+    if near:
+        return Proximal(np.stack([item.start for item in near]), near[0].mu)
+    drifting = [item for item in corrections if isinstance(item, Scaffold)]
+    if not drifting:
+        return None
+    rows = zip(*((item.own, item.servers) for item in drifting), strict=True)
+    return Scaffold(*(np.stack(row) for row in rows))

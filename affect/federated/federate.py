@@ -22,7 +22,7 @@ from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
 from affect.errors import Preempted, UserError
-from affect.federated import personal
+from affect.federated import cohort, personal
 from affect.federated.client import app_at
 from affect.federated.draws import seeded
 from affect.federated.engines.choice import engine
@@ -270,6 +270,7 @@ def refuse_unfit(experiment: Experiment) -> None:
     for name, asked in refused.items():
         if asked:
             raise UserError(f"a federated run has no {name}")
+    cohort.refuse_unfit(experiment)
 
 
 @contextmanager

@@ -33,9 +33,9 @@ from affect.data.preparation import (
     survey_of,
 )
 from affect.data.standardisation import Statistics, merge
-from affect.data.windows import Batch, WindowDataset, collate
+from affect.data.windows import Batch, Window, WindowDataset, collate
 from affect.errors import UserError
-from affect.federated.correction import Correction, Proximal, Scaffold
+from affect.federated.correction import Correction, Proximal, Scaffold, correct
 from affect.federated.draws import Draws
 from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
@@ -112,8 +112,8 @@ class LocalTraining:
         limit_bytes = experiment.data.memory_mb * _MIB
         self._series = SeriesCache(preparation, limit_bytes)
         self._calibration_series = CalibrationSeries(preparation, limit_bytes)
-        self._places: dict[int, _Place] = {}
-        self._calibrations: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
+        self._calibrations: dict[int, Place] = {}
         self._settings: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     def train(
@@ -135,33 +135,69 @@ class LocalTraining:
             UserError: there are more or fewer parameters than the network has.
         """
         start_s = time.perf_counter()
-        place = self._place(client)
-        own = self._memory.before(client, round_)
-        self._load(parameters, own.get("head"))
+        work = self.assigned(client, round_, parameters, control)
+        self._load(parameters, work.own.get("head"))
         self._switch(training=True)
         self._optimizer.state.clear()
-        correction = self._correction(own, parameters, control)
         steps, walked = 0, 0.0
-        for step in self._steps(place, round_):
-            self._take(step, place, client, self._optimizer, correction)
+        for step in work.steps:
+            self._take(step, work.place, client, self._optimizer, work.correction)
             steps += 1
             walked += float(self._optimizer.param_groups[0]["lr"])
-        trained = _vector(self._travelling)
-        change, kept = None, {}
-        if isinstance(correction, Scaffold):
-            change = correction.change(parameters, trained, walked)
-            kept["control"] = correction.own + change
-        if self._staying:
-            kept["head"] = _vector(self._staying)
-        if kept:
-            self._memory.keep(client, round_, kept)
-        return Trained(
-            parameters=self._sent(client, round_, parameters, trained),
-            control=change,
+        return self.reply(
+            work,
+            _vector(self._travelling),
+            walked,
+            head=_vector(self._staying) if self._staying else None,
             **_scored(self.module.metrics_of("train")),
             steps=steps,
-            frames=place.frames,
             seconds=time.perf_counter() - start_s,
+        )
+
+    def assigned(
+        self,
+        client: int,
+        round_: int,
+        parameters: Float32[np.ndarray, " P"],
+        control: Float32[np.ndarray, " P"] | None = None,
+    ) -> Assignment:
+        """What a client is to do in a round; see `train`."""
+        place = self._place(client)
+        own = self._memory.before(client, round_)
+        correction = self._correction(own, parameters, control)
+        steps = self._steps(place, round_)
+        return Assignment(client, round_, parameters, own, place, steps, correction)
+
+    def reply(
+        self,
+        work: Assignment,
+        trained: Float32[np.ndarray, " P"],
+        walked: float,
+        head: Float32[np.ndarray, " H"] | None = None,
+        **effort: Any,
+    ) -> Trained:
+        """A client's answer; what it keeps for later rounds is kept.
+
+        Args:
+            work: what it was to do.
+            trained: parameters of its network that travel.
+            walked: sum of its learning rates over its steps.
+            head: those that stay, of FedPer alone.
+            effort: scores, steps and seconds, as in `Trained`.
+        """
+        change, kept = None, {}
+        if isinstance(work.correction, Scaffold):
+            change = work.correction.change(work.start, trained, walked)
+            kept["control"] = work.correction.own + change
+        if head is not None:
+            kept["head"] = head
+        if kept:
+            self._memory.keep(work.client, work.round, kept)
+        return Trained(
+            parameters=self._sent(work.client, work.round, work.start, trained),
+            control=change,
+            frames=work.place.frames,
+            **effort,
         )
 
     def _correction(
@@ -221,7 +257,7 @@ class LocalTraining:
             self.module.metrics_of("train").reset()
         return self.module
 
-    def _calibration(self, client: int) -> _Place:
+    def _calibration(self, client: int) -> Place:
         """The calibration part of a client, whose labels are scored no more."""
         if client not in self._calibrations:
             self._place(client)
@@ -229,7 +265,7 @@ class LocalTraining:
             frames = calibration_frames(entries, self._experiment.data)
             self._series.unscored |= frames
             self._calibration_series.preparation = self._series.preparation
-            place = _Place(self._experiment, calibrating(entries, frames), self._calibration_series)
+            place = Place(self._experiment, calibrating(entries, frames), self._calibration_series)
             if frames and not place.labelled:
                 raise UserError(
                     "the calibration part of a client is shorter than the annotation delay: raise "
@@ -238,11 +274,11 @@ class LocalTraining:
             self._calibrations[client] = place
         return self._calibrations[client]
 
-    def _place(self, client: int) -> _Place:
+    def _place(self, client: int) -> Place:
         if client not in self._places:
             entries = self._entries[client]
             self._series.preparation = self._series.preparation.with_subjects(entries)
-            self._places[client] = _Place(self._experiment, entries, self._series)
+            self._places[client] = Place(self._experiment, entries, self._series)
         return self._places[client]
 
     def _switch(self, *, training: bool) -> None:
@@ -265,7 +301,7 @@ class LocalTraining:
                 vector = torch.from_numpy(values.copy()).to(self.module.device)
                 vector_to_parameters(vector, place)
 
-    def _steps(self, place: _Place, round_: int) -> Iterator[_Step]:
+    def _steps(self, place: Place, round_: int) -> Iterator[Step]:
         """The optimiser steps of a round: whole passes, or so many steps from where it stopped."""
         federation = self._experiment.federation
         a_pass = place.steps_per_pass
@@ -287,8 +323,8 @@ class LocalTraining:
 
     def _take(
         self,
-        step: _Step,
-        place: _Place,
+        step: Step,
+        place: Place,
         client: int,
         optimizer: torch.optim.Optimizer,
         correction: Correction | None = None,
@@ -305,7 +341,7 @@ class LocalTraining:
                 loss = self.module.training_step(batch.to(self.module.device), index)
             (loss / config.accumulate_grad_batches).backward()
         if correction is not None:
-            correction.apply(self._travelling)
+            correct(correction, self._travelling)
         if config.gradient_clip_val is not None:
             trained = optimizer.param_groups[0]["params"]
             nn.utils.clip_grad_norm_(trained, config.gradient_clip_val)
@@ -317,7 +353,7 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """An optimiser step: its pass, windows of each batch by its number, the optimiser's options."""
 
     epoch: int
@@ -325,7 +361,7 @@ class _Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Place:
+class Place:
     """The windows of one client."""
 
     def __init__(
@@ -352,10 +388,11 @@ class _Place:
 
     @property
     def steps_per_pass(self) -> int:
+        """Optimiser steps of a pass over all windows."""
         batches = -(-len(self._windows) // self._experiment.data.batch_size)
         return -(-batches // self._experiment.trainer.accumulate_grad_batches)
 
-    def steps(self, epoch: int) -> Iterator[_Step]:
+    def steps(self, epoch: int) -> Iterator[Step]:
         """The steps of this pass and all that follow."""
         size = self._experiment.data.batch_size
         together = self._experiment.trainer.accumulate_grad_batches
@@ -364,11 +401,16 @@ class _Place:
             order = list(self._order)
             batches = [order[start : start + size] for start in range(0, len(order), size)]
             for start in range(0, len(batches), together):
-                yield _Step(epoch, dict(enumerate(batches[start : start + together], start)))
+                yield Step(epoch, dict(enumerate(batches[start : start + together], start)))
             epoch += 1
 
-    def batch(self, windows: Sequence[int]) -> Batch:
-        return collate([self._windows[index] for index in windows])
+    def windows(self, numbers: Sequence[int]) -> list[Window]:
+        """The windows with these numbers."""
+        return [self._windows[number] for number in numbers]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The same as a batch."""
+        return collate(self.windows(numbers))
 
     def evaluation(self, size: int) -> Iterator[Batch]:
         """Each recording once; see `evaluation_dataset`."""
@@ -376,6 +418,29 @@ class _Place:
         for start in range(0, len(dataset), size):
             stop = min(start + size, len(dataset))
             yield collate([dataset[index] for index in range(start, stop)])
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a client is to do in a round.
+
+    Attributes:
+        client: its index.
+        round: 1 for the first.
+        start: parameters that travel, at the round's start.
+        own: what the client has kept from the rounds before.
+        place: the client's windows.
+        steps: the optimiser steps, one after another.
+        correction: what the strategy adds to the gradients.
+    """
+
+    client: int
+    round: int
+    start: Float32[np.ndarray, " P"]
+    own: Mapping[str, np.ndarray]
+    place: Place
+    steps: Iterator[Step]
+    correction: Correction | None
 
 
 def initial_module(experiment: Experiment, features: int) -> AffectModule:

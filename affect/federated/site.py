@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, load_series, long_enough
 from affect.devices import device_of
 from affect.errors import UserError
+from affect.federated.cohort import CohortTraining, attempted
 from affect.federated.draws import Draws, seeded
-from affect.federated.local import LocalTraining, survey
+from affect.federated.local import Assignment, LocalTraining, survey
 from affect.federated.memory import Memory
 from affect.federated.messages import (
     Delayed,
@@ -148,6 +149,24 @@ class Site:
     def unmask(self, request: Unmask) -> Pieces:
         """Pieces of the secrets of a client's neighbours; see `Masking.pieces`."""
         return self._masking.pieces(request, _secure(request))
+
+    def train_together(self, requests: Sequence[Train]) -> list[Trained | Exception]:
+        """What each client of a cohort has learned, or why it failed; see `CohortTraining`.
+
+        Args:
+            requests: to the clients, in one round.
+        """
+        begun = [attempted(self._assigned, request) for request in requests]
+        works = [item for item in begun if isinstance(item, Assignment)]
+        learned: Iterator[Trained | Exception] = iter(())
+        if works and self._training is not None:
+            experiment = experiment_of(self._trains[0])
+            learned = iter(CohortTraining(experiment, self._training).train(works))
+        return [item if isinstance(item, Exception) else next(learned) for item in begun]
+
+    def _assigned(self, request: Train) -> Assignment:
+        training = self._trained_by(request)
+        return training.assigned(request.client, request.round, request.parameters, request.control)
 
     def evaluate(self, request: Evaluate) -> Evaluated:
         """How a network does at a client; see `LocalTraining.evaluate`."""

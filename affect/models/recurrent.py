@@ -58,14 +58,14 @@ class Recurrent(nn.Module):
         self, features: Float[Tensor, "N T F"], mask: Bool[Tensor, "N T"]
     ) -> Float[Tensor, "N T C"]:
         """The last layer's state at each frame, both directions side by side."""
-        mirror = _mirror(mask)
+        mirror = mirrored(mask)
         states = self.projection(features)  # N T F -> N T P
         for layer, forwards in enumerate(self.forwards):
             inputs = self.dropout(states) if layer else states
             states = _run(forwards, inputs)  # N T P -> N T H, then N T C -> N T H
             if self.backwards:
-                reversed_states = _run(self.backwards[layer], _reorder(inputs, mirror))
-                states = torch.cat([states, _reorder(reversed_states, mirror)], dim=-1)  # N T C
+                reversed_states = _run(self.backwards[layer], reordered(inputs, mirror))
+                states = torch.cat([states, reordered(reversed_states, mirror)], dim=-1)  # N T C
         return states
 
 
@@ -85,13 +85,14 @@ def _run(layer: nn.Module, inputs: Float[Tensor, "N T P"]) -> Float[Tensor, "N T
     return layer(inputs)[0]
 
 
-def _mirror(mask: Bool[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+def mirrored(mask: Bool[Tensor, "N T"]) -> Int[Tensor, "N T"]:
     """Which frame stands at each place once every sequence is reversed; padding stays behind."""
     place = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, mask.sum(1, keepdim=True) - 1 - place, place)
 
 
-def _reorder(values: Float[Tensor, "N T C"], places: Int[Tensor, "N T"]) -> Float[Tensor, "N T C"]:
+def reordered(values: Float[Tensor, "N T C"], places: Int[Tensor, "N T"]) -> Float[Tensor, "N T C"]:
+    """The values of each sequence, taken from these places."""
     return values.gather(1, places.unsqueeze(-1).expand_as(values))
 
 

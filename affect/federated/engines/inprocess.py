@@ -101,6 +101,11 @@ def answered(app: App, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except Exception as error:
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{kind}{error}")
-        return Message(reason, reply_to=message)
+        return failed(message, error)
+
+
+def failed(message: Message, error: Exception) -> Message:
+    """The reply of a client that raised an error."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{kind}{error}")
+    return Message(reason, reply_to=message)

@@ -1,7 +1,8 @@
 """Clients on Ray's actors, over the cores and GPUs of one machine or of a cluster's nodes.
 
 In plain form a message is one client's. In cohort form a message is a cohort's: the actor trains
-all its clients, one after another, and their replies come together. The server sees the same
+all its clients, one after another unless `cohort_clients` are trained at once, and their replies
+come together. The server sees the same
 messages in the same order either way, and the same bits. Only messages travel, what they share
 once a node; recordings and what clients keep are read by the actors, at the same paths everywhere.
 """
@@ -30,7 +31,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from affect.config import FederationConfig
 from affect.errors import UserError
 from affect.federated.engines.cluster import joined
-from affect.federated.engines.inprocess import App, InProcessGrid, Task, answered
+from affect.federated.engines.cohorts import in_cohorts
+from affect.federated.engines.inprocess import App, InProcessGrid, Task
 from affect.federated.engines.pool import Pool, Worker
 
 _START_S = 300.0
@@ -55,7 +57,8 @@ def engine(
     """
     with joined(config.ray.address, config.workers):
         gpus = gpus_each(config, ray.cluster_resources())
-        crew = Crew(make_app, config.workers, config.timeout_s, gpus)
+        together = config.cohort_clients or 1
+        crew = Crew(make_app, config.workers, config.timeout_s, gpus, together)
         try:
             crew.start()
             yield InProcessGrid(lambda tasks: crew.replies(tasks, config.ray.cohorts), nodes)
@@ -71,6 +74,7 @@ class Crew(Pool["_Actor", "_Piece", "list[Message] | _Lost"]):
         workers: how many, 1 or more.
         timeout_s: what one message gets; None for ever.
         gpus: of each actor; a part of one is shared with others.
+        together: clients of a cohort that are trained as one batched computation.
     """
 
     def __init__(
@@ -79,9 +83,11 @@ class Crew(Pool["_Actor", "_Piece", "list[Message] | _Lost"]):
         workers: int,
         timeout_s: float | None,
         gpus: float = 0.0,
+        together: int = 1,
     ) -> None:
         self._make_app = ray.put(make_app)
         self._gpus = gpus
+        self._together = together
         super().__init__(workers, timeout_s)
 
     def start(self) -> None:
@@ -113,7 +119,8 @@ class Crew(Pool["_Actor", "_Piece", "list[Message] | _Lost"]):
             yield from self.replies(lost)
 
     def _hired(self, number: int) -> _Actor:
-        return _Actor(self._make_app, number, self._gpus, self._timeout_s or 0.0)
+        started = (self._make_app, number, str(Path.cwd()), self._together)
+        return _Actor(number, self._gpus, self._timeout_s or 0.0, started)
 
     def _ready(self, busy: Sequence[_Actor], limit_s: float | None) -> list[_Actor]:
         # not ray.wait, which makes a plain Ctrl-C of whatever a signal's handler raises
@@ -202,7 +209,9 @@ class _Unpickler(pickle.Unpickler):
 class _Place:
     """What an actor is: an app that answers messages."""
 
-    def start(self, make_app: Callable[[int], App], number: int, folder: str) -> None:
+    def start(
+        self, make_app: Callable[[int], App], number: int, folder: str, together: int
+    ) -> None:
         """Make the app where paths mean what they mean to the server.
 
         Raises:
@@ -215,21 +224,23 @@ class _Place:
                 f"{socket.gethostname()} has no folder {folder}: the nodes of a Ray cluster need "
                 "the cache and the runs at the same paths"
             ) from error
-        self._app = make_app(number)
+        self._answers = in_cohorts(make_app(number), together)
 
     def answer(self, packed: bytes, *arrays: ArrayRecord) -> list[Message]:
         """The replies to a cohort's messages."""
         tasks: list[Task] = _Unpickler(io.BytesIO(packed), arrays).load()
-        return [answered(self._app, message, context) for message, context in tasks]
+        return list(self._answers(tasks))
 
 
 class _Actor(Worker):
     """An actor, seen from the process that hands out messages."""
 
-    def __init__(self, make_app: ray.ObjectRef, number: int, gpus: float, timeout_s: float) -> None:
+    def __init__(
+        self, number: int, gpus: float, timeout_s: float, started: tuple[Any, ...]
+    ) -> None:
         asked = {"num_cpus": 1, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
         self._handle: Any = ray.remote(_Place).options(**asked).remote()
-        self._started = self._handle.start.remote(make_app, number, str(Path.cwd())).future()
+        self._started = self._handle.start.remote(*started).future()
         self._timeout_s = timeout_s
         self.number = number
         self.alive = True
