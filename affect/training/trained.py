@@ -131,23 +131,23 @@ def _evaluated(
     series: SeriesCache,
     fold: Fold,
 ) -> tuple[Trained, list[Prediction]]:
-    """Post-processing fitted on validation, and the predictions of validation and test."""
+    """Post-processing fitted on validation, and the predictions of what is to be scored."""
     config, steps = experiment.data, experiment.evaluation.postprocess
-    val, test = (
-        outputs_of(module, evaluation_dataset(entries[part], series, config), series, config)
-        for part in ("val", "test")
-    )
+    outputs = {
+        part: outputs_of(module, evaluation_dataset(entries[part], series, config), series, config)
+        for part in (("val", "test") if experiment.evaluation.test else ("val",))
+    }
     rate_hz = output_rate_hz(series.preparation, config)
-    fitted = fit_postprocessing(val, steps, rate_hz)
-    parts = {
-        "val": (val, cross_fitted(val, steps, rate_hz)),
-        "test": (test, [fitted] * len(test)),
+    fitted = fit_postprocessing(outputs["val"], steps, rate_hz)
+    processing = {
+        part: cross_fitted(items, steps, rate_hz) if part == "val" else [fitted] * len(items)
+        for part, items in outputs.items()
     }
     predictions = [
         item
-        for part, (outputs, processing) in parts.items()
+        for part, items in outputs.items()
         for item in predictions_of(
-            outputs, processing, config.dimensions, split=part, fold=fold.index
+            items, processing[part], config.dimensions, split=part, fold=fold.index
         )
     ]
     return Trained(module, series.preparation, fitted, fold.index), predictions
