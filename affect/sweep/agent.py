@@ -20,6 +20,8 @@ from affect.sweep.space import arguments, digest, size
 from affect.sweep.trial import Process, ended, history
 
 _POLL_S = 0.05
+_LOOK_S = 2.0
+"""From one look for work to the next where there was none: a network's file system is spared."""
 _TOUCH_S = 10.0
 _MOST_FAILURES = 3
 """So many failed trials, and none that finished, end a sweep, as they do W&B's agent."""
@@ -33,6 +35,7 @@ class Agent:
         experiment: of any configuration; its runs are named alike in all.
         jobs: trials at a time.
         most: trials of the sweep in all; None for its file's `run_cap`.
+        alone: do not wait at the end for trials that other agents run.
         tell: takes lines of progress.
 
     Raises:
@@ -46,6 +49,7 @@ class Agent:
         *,
         jobs: int,
         most: int | None,
+        alone: bool,
         tell: Callable[[str], None],
     ) -> None:
         self._sweep = sweep
@@ -55,7 +59,9 @@ class Agent:
         self._tell = tell
         self._running: dict[int, Process] = {}
         self._put_down: set[int] = set()
-        self._touched_s = 0.0
+        self._alone = alone
+        self._touched_s = self._look_s = 0.0
+        self._told = False
 
     def work(self) -> None:
         """Run trials until all are done or begun elsewhere.
@@ -66,7 +72,7 @@ class Agent:
             KeyboardInterrupt: likewise, after Ctrl-C.
         """
         try:
-            while self._fill() or self._running:
+            while self._fill() or self._running or self._waits():
                 time.sleep(_POLL_S)
                 self._collect()
                 self._stop_early()
@@ -78,13 +84,26 @@ class Agent:
     def _fill(self) -> bool:
         """Start trials while there is room; whether any was started."""
         started = False
-        while len(self._running) < self._jobs:
+        while len(self._running) < self._jobs and time.monotonic() >= self._look_s:
             trial = self._next()
             if trial is None:
+                self._look_s = time.monotonic() + _LOOK_S
                 break
             self._running[trial.number] = trials.start(self._sweep, trial)
             started = True
         return started
+
+    def _waits(self) -> bool:
+        """Whether there is reason to wait for trials that other agents run."""
+        if self._alone:
+            return False
+        elsewhere = [trial for trial in self._sweep.trials() if trial.status == "running"]
+        if elsewhere and not self._told:
+            self._tell(f"waiting for {len(elsewhere)} trials that other agents run")
+        self._told = True
+        if elsewhere:
+            time.sleep(_LOOK_S)
+        return bool(elsewhere)
 
     def _next(self) -> Trial | None:
         """A trial that is this agent's from now on: one that was put down, or a new one."""
@@ -139,6 +158,7 @@ class Agent:
                 continue
             trial = ended(self._sweep, process)
             del self._running[number]
+            self._look_s = 0.0
             if trial.status == "interrupted":
                 self._put_down.add(number)
             self._tell(told(trial, self._sweep))

@@ -48,7 +48,6 @@ class Trial:
         logged: how often the metric was logged.
         seconds: that it took.
         reason: why it failed.
-        pid: of its process, on the machine of its claim.
     """
 
     number: int
@@ -61,7 +60,6 @@ class Trial:
     logged: int = 0
     seconds: float = 0.0
     reason: str = ""
-    pid: int = 0
 
     @property
     def tried(self) -> Tried:
@@ -231,10 +229,12 @@ def _alive(claim: Path) -> bool:
 
 
 def _runs(pid: int) -> bool:
+    """Whether a process of this machine runs; one that is dead and not yet buried does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    line = Path(f"/proc/{pid}/cmdline")
+    return not line.exists() or bool(line.read_bytes())

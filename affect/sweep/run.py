@@ -52,7 +52,7 @@ def run(
     sweep, experiment = _opened(file, folder, count=count, seed=seed)
     tell(f"sweep {sweep.folder}")
     with giving_way(sweep.folder):
-        Agent(sweep, experiment, jobs=jobs, most=count, tell=tell).work()
+        Agent(sweep, experiment, jobs=jobs, most=count, alone=agent, tell=tell).work()
         if agent:
             return _counted(sweep)
         from affect.sweep.summary import summarise, to_table

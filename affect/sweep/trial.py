@@ -23,6 +23,7 @@ from affect.sweep.folder import Sweep, Trial
 
 KILL_AFTER_S = 30.0
 """From SIGTERM to SIGKILL, as in W&B's agent."""
+_LOOK_S = 0.2
 _GAVE_WAY = {75, 130, -signal.SIGINT, -signal.SIGTERM}
 
 
@@ -59,6 +60,7 @@ class Process:
 def start(sweep: Sweep, trial: Trial) -> Process:
     """Start a trial, or go on with its run where that has begun."""
     folder = sweep.trial_folder(trial.number)
+    trial = sweep.write(trial, status="running")
     command = prepared(sweep, trial)
     run = Path(trial.run)
     words = command.resuming(run) if (run / "run.json").exists() else command.words
@@ -71,7 +73,7 @@ def start(sweep: Sweep, trial: Trial) -> Process:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-    return Process(sweep.write(trial, status="running", pid=popen.pid), popen)
+    return Process(trial, popen)
 
 
 def prepared(sweep: Sweep, trial: Trial) -> Command:
@@ -122,7 +124,7 @@ def ended(sweep: Sweep, process: Process) -> Trial:
 
 def put_down(sweep: Sweep, trial: Trial, seconds: float) -> Trial:
     """Leave a trial for whoever goes on with the sweep."""
-    changed = sweep.write(trial, status="interrupted", seconds=seconds, pid=0)
+    changed = sweep.write(trial, status="interrupted", seconds=seconds)
     sweep.release(trial.number)
     return changed
 
@@ -147,23 +149,27 @@ def history(file: SweepFile, run: Path) -> list[float]:
 
 
 def end_survivor(trial: Trial) -> None:
-    """End a trial's process on this machine that has outlived the agent that started it."""
+    """End a trial's processes on this machine that have outlived the agent that started them."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline_s = time.monotonic() + KILL_AFTER_S
-        while trial.pid and _is_of(trial.pid, trial.run_id):
-            if time.monotonic() > deadline_s:
-                break
+        left = processes_of(trial.run_id)
+        for pid in left:
             with suppress(ProcessLookupError):
-                os.kill(trial.pid, number)
-            time.sleep(0.2)
+                os.kill(pid, number)
+        while left and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_S)
+            left = processes_of(trial.run_id)
 
 
-def _is_of(pid: int, run_id: str) -> bool:
-    """Whether a process that lives is a trial's: its number may be another's by now."""
-    with suppress(OSError):
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return f"WANDB_RUN_ID={run_id}".encode() in entries
-    return False
+def processes_of(run_id: str) -> list[int]:
+    """The processes of this machine that W&B's environment names as a run's."""
+    mark = f"WANDB_RUN_ID={run_id}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _finite(value: object) -> float | None:
