@@ -448,6 +448,40 @@ def _trained(options: argparse.Namespace, name: str, train: Callable[..., Any]) 
     return _scores(run.record["metrics"], run.folder)
 
 
+def _configure_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=_path, nargs="?", metavar="FILE", help="W&B sweep file")
+    parser.add_argument("--count", type=int, metavar="N", help="trials in all (default: run_cap)")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time; default: 1")
+    parser.add_argument(
+        "--folder",
+        type=_path,
+        help="the sweep's folder, made or joined (default: a new one in sweeps/)",
+    )
+    parser.add_argument("--resume", type=_path, metavar="FOLDER", help="go on with a sweep")
+    parser.add_argument("--seed", type=int, default=0, help="of random draws; default: 0")
+    parser.add_argument(
+        "--agent", action="store_true", help="run trials alone: no ranking, no test"
+    )
+
+
+def _sweep(options: argparse.Namespace) -> Result:
+    from affect.sweep.run import run
+
+    if (options.file is None) == (options.resume is None):
+        raise UserError("sweep takes a FILE, or --resume FOLDER")
+    return Result(
+        *run(
+            options.file,
+            options.resume or options.folder,
+            count=options.count,
+            jobs=options.jobs,
+            seed=options.seed,
+            agent=options.agent,
+            tell=_complain,
+        )
+    )
+
+
 # --- deployment ------------------------------------------------------------------------------
 
 
@@ -682,6 +716,7 @@ COMMANDS: Mapping[str, Command] = {
     "verify": Command("every checksum and invariant of a cache", _configure_cache, _verify),
     "fit": Command("train, validate and test an experiment", _configure_training, _fit, True),
     "federate": Command("the same experiment, by clients", _configure_training, _federate, True),
+    "sweep": Command("search an experiment's settings", _configure_sweep, _sweep),
     "site": Command("hold a site's recordings in a deployment", _configure_site, _site),
     "gate": Command("let sites through to a SuperLink", _configure_gate, _gate),
     "validate": Command("a run's validation scores again", _configure_score, _scorer("val")),

@@ -234,10 +234,12 @@ class EvaluationConfig:
         postprocess: steps of AVEC's post-processing, fitted on validation subjects and kept only
             where they raise their CCC: `median`, `bias`, `scale`.
         importance_repeats: permutations of each action unit on validation; 0 for none.
+        test: score the test subjects; false leaves them to `affect test`, as a sweep's trials do.
     """
 
     postprocess: list[Literal["median", "bias", "scale"]] = field(default_factory=list)
     importance_repeats: int = 0
+    test: bool = True
 
 
 @dataclass

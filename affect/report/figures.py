@@ -42,7 +42,8 @@ _TITLE_LENGTH = 26
 def draw(folder: Path) -> list[Path]:
     """The figures of a run, drawn into `<folder>/figures/` as PNG.
 
-    `traces`, `scatter` and `learning_curves`, and `importance` where the run measured it.
+    `traces` and `scatter` where the run read the test, `learning_curves`, and `importance` where
+    the run measured it.
 
     Args:
         folder: the run's.
@@ -58,11 +59,11 @@ def draw(folder: Path) -> list[Path]:
     tested = [item for item in predictions if item.split == "test"]
     importance = _importance_table(run)
     with house_style():
-        figures = {
-            "traces": _traces(tested, _validation_rmse(predictions)),
-            "scatter": _scatter(tested),
-            "learning_curves": _learning_curves(history(run), run.experiment.trainer.keep),
-        }
+        figures: dict[str, Figure] = {}
+        if tested:
+            figures["traces"] = _traces(tested, _validation_rmse(predictions))
+            figures["scatter"] = _scatter(tested)
+        figures["learning_curves"] = _learning_curves(history(run), run.experiment.trainer.keep)
         if importance is not None:
             figures["importance"] = _importance(importance)
         return [save(item, folder / "figures" / f"{name}.png") for name, item in figures.items()]

@@ -165,11 +165,13 @@ def is_main_process() -> bool:
 
 
 def _run_id() -> str:
-    """A name that all processes of a run agree on.
+    """A name that all processes of a run agree on; that of the agent which runs a sweep's trial.
 
     Lightning starts the others of a machine from the main process, whose environment they inherit;
     the tasks of a SLURM step share the step's id.
     """
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        return os.environ["WANDB_RUN_ID"]
     job = os.environ.get("SLURM_JOB_ID")
     if job and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm-{job}-{os.environ.get('SLURM_STEP_ID', '0')}"

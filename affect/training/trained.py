@@ -86,7 +86,8 @@ def conclude(
     def of_network(chosen: Sequence[Entry]) -> list[Output]:
         return outputs_of(module, evaluation_dataset(chosen, series, config), series, config)
 
-    outputs = {part: (predict or of_network)(entries[part]) for part in ("val", "test")}
+    parts = ("val", "test") if experiment.evaluation.test else ("val",)
+    outputs = {part: (predict or of_network)(entries[part]) for part in parts}
     trained, predictions = _evaluated(experiment, module, outputs, series.preparation, fold)
     save_trained(trained, folder)
     if experiment.evaluation.importance_repeats:
@@ -143,20 +144,19 @@ def _evaluated(
     preparation: Preparation,
     fold: Fold,
 ) -> tuple[Trained, list[Prediction]]:
-    """Post-processing fitted on validation, and the predictions of validation and test."""
+    """Post-processing fitted on validation, and the predictions of what is to be scored."""
     config, steps = experiment.data, experiment.evaluation.postprocess
-    val, test = outputs["val"], outputs["test"]
     rate_hz = output_rate_hz(preparation, config)
-    fitted = fit_postprocessing(val, steps, rate_hz)
-    parts = {
-        "val": (val, cross_fitted(val, steps, rate_hz)),
-        "test": (test, [fitted] * len(test)),
+    fitted = fit_postprocessing(outputs["val"], steps, rate_hz)
+    processing = {
+        part: cross_fitted(items, steps, rate_hz) if part == "val" else [fitted] * len(items)
+        for part, items in outputs.items()
     }
     predictions = [
         item
-        for part, (found, processing) in parts.items()
+        for part, items in outputs.items()
         for item in predictions_of(
-            found, processing, config.dimensions, split=part, fold=fold.index
+            items, processing[part], config.dimensions, split=part, fold=fold.index
         )
     ]
     return Trained(module, preparation, fitted, fold.index), predictions

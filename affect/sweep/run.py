@@ -1,0 +1,95 @@
+"""A sweep from its file to its summary: what `affect sweep` does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from affect.config import Experiment
+from affect.errors import UserError
+from affect.sweep import file as files
+from affect.sweep.agent import Agent, giving_way, limit
+from affect.sweep.command import checked
+from affect.sweep.file import SweepFile
+from affect.sweep.folder import Sweep, create, open_sweep
+from affect.sweep.search import require_optuna
+
+
+def run(
+    file: Path | None,
+    folder: Path | None,
+    *,
+    count: int | None,
+    jobs: int,
+    seed: int,
+    agent: bool,
+    tell: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    """Run a sweep's trials and summarise it.
+
+    Args:
+        file: W&B sweep file; None to go on with the sweep in the folder.
+        folder: the sweep's; None for a new one.
+        count: most trials in all; None for what the sweep was begun with.
+        jobs: trials at a time.
+        seed: of random draws.
+        agent: run trials alone, and leave the summary to another call.
+        tell: takes lines of progress.
+
+    Returns:
+        What to show, and the same as JSON values.
+
+    Raises:
+        UserError: the file, a parameter, the metric or the folder cannot be used, or no trial
+            finished.
+        Preempted: at SIGTERM or SIGUSR1; the sweep can be gone on with.
+    """
+    for name, given in (("count", count), ("jobs", jobs)):
+        if given is not None and given < 1:
+            raise UserError(f"--{name} must be at least 1, not {given}")
+    sweep, experiment = _opened(file, folder, count=count, seed=seed)
+    tell(f"sweep {sweep.folder}")
+    with giving_way(sweep.folder):
+        Agent(sweep, experiment, jobs=jobs, most=count, alone=agent, tell=tell).work()
+        if agent:
+            return _counted(sweep)
+        from affect.sweep.summary import summarise, to_table
+
+        summary = summarise(sweep)
+    return to_table(summary), summary.to_json()
+
+
+def _opened(
+    file: Path | None, folder: Path | None, *, count: int | None, seed: int
+) -> tuple[Sweep, Experiment]:
+    """The sweep and its first experiment; what cannot run leaves no folder."""
+    if file is None:
+        sweep = open_sweep(folder or Path())
+        return sweep, _runnable(sweep.file, count or sweep.count)
+    text = _text(file)
+    experiment = _runnable(files.parse(text, str(file)), count)
+    return create(folder, text, str(file), seed=seed, count=count), experiment
+
+
+def _runnable(file: SweepFile, count: int | None) -> Experiment:
+    limit(file, count)
+    if file.method == "bayes":
+        require_optuna()
+    return checked(file)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"sweep file {file} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+
+
+def _counted(sweep: Sweep) -> tuple[str, dict[str, Any]]:
+    counts = dict(Counter(trial.status for trial in sweep.trials()))
+    said = ", ".join(f"{number} {status}" for status, number in counts.items())
+    return f"{sweep.folder}: {said}", {"sweep": str(sweep.folder), **counts}
