@@ -22,7 +22,7 @@ trap 'rm -rf "$scratch"' EXIT
 [ "$restarts" -gt 0 ] || rm -f "$state/run" "$state/state" # of an older job with this number
 if [ "$(cat "$state/state" 2>/dev/null)" = done ]; then exit 0; fi
 readlink -f "/proc/$$/fd/1" >"$state/log"
-echo "$SLURM_JOB_NAME" >"$state/name"
+echo "${SLURM_JOB_NAME:-}" >"$state/name"
 echo "$restarts" >"$state/restarts"
 export AFFECT_RUN_POINTER="$state/run" # affect writes the run's folder here
 

@@ -102,7 +102,7 @@ def test_a_dry_run_prints_what_sbatch_gets(affect, place):
     [
         (["--partition=nope"], "invalid partition specified: nope"),
         (["--partition=nope"], "(there are gpu, high)"),
-        (["--gpus=9"], "sbatch refuses"),
+        (["--memory=900G"], "sbatch refuses"),
         (["--array=5000"], "names MaxArraySize"),
     ],
 )
@@ -256,9 +256,11 @@ def test_ray_joins_all_nodes_and_leaves_nothing(place):
     work = """
         import json, ray
         ray.init("auto", log_to_driver=False)
-        @ray.remote(num_cpus=2)
-        def node(): return ray.get_runtime_context().get_node_id()
-        ids = ray.get([node.options(scheduling_strategy="SPREAD").remote() for _ in range(2)])
+        @ray.remote(num_cpus=2)  # all of a node's
+        class Worker:
+            def node(self): return ray.get_runtime_context().get_node_id()
+        workers = [Worker.remote() for _ in range(2)]
+        ids = ray.get([worker.node.remote() for worker in workers])
         print(json.dumps({"nodes": len(set(ids)), "cpus": ray.cluster_resources()["CPU"]}))
     """
     (place / "work.py").write_text(dedent(work))

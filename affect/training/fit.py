@@ -81,6 +81,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
         ".*LeafSpec.*",
+        "The `srun` command is available.*",  # as on a login node, or in a test
     )
     for message in hints:
         warnings.filterwarnings("ignore", message)
