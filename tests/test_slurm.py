@@ -59,11 +59,11 @@ def affect(place, capsys):
 def submitted(place):
     """The ids of what all tests below look at: submitted together, so that it runs together."""
     submit = ["affect", "submit", "--json"]
-    study = json.loads(asked(*submit, "all", "toy.yaml"))["jobs"]
+    endless = ["fit", "toy.yaml", "--name=endless", "--trainer.max_epochs=100000"]
+    study = json.loads(asked(*submit, *endless))["jobs"]
+    study |= json.loads(asked(*submit, "all", "toy.yaml"))["jobs"]
     distributed = ["fit", "toy.yaml", "--name=pair", "--nodes=2"]
     study |= json.loads(asked(*submit, *distributed))["jobs"]
-    endless = ["fit", "toy.yaml", "--name=endless", "--trainer.max_epochs=100000"]
-    study |= json.loads(asked(*submit, *endless))["jobs"]
     waiting = ["fit", "toy.yaml", "--name=waiting", "--after", study["fit-endless"]]
     return study | json.loads(asked(*submit, *waiting))["jobs"]
 
@@ -117,6 +117,33 @@ def test_what_slurm_refuses_is_told_in_a_line(place, capsys, flags, message):
 # --- what becomes of it ----------------------------------------------------------------------
 
 
+def test_a_fit_gives_way_goes_on_and_can_be_cancelled(affect, submitted):
+    number = submitted["fit-endless"]
+    pointer = Path("jobs", number, "run")
+    wait_for(lambda: pointer.exists() and epochs(pointer) > 0, "no epoch has ended")
+    asked("scancel", "--batch", "--signal=USR1", number)
+    wait_for(lambda: state(number) == "PENDING", "the job is not requeued")
+    before, run = epochs(pointer), Path(pointer.read_text().strip())
+    assert json.loads((run / "run.json").read_text())["status"] == "preempted"
+    assert job_of(affect, number)["state"].startswith("pending")
+    wait_for(lambda: epochs(pointer) > before, "the run does not go on")
+    assert Path(pointer.read_text().strip()) == run
+    job = job_of(affect, number)
+    assert (job["state"], job["restarts"]) == ("running", 1)
+    assert job["progress"].endswith(" of 100000")
+    asked("scancel", number)
+    assert ended(number) == "CANCELLED"
+    assert job_of(affect, number)["state"] == "cancelled"
+    # what needs its success can never run, and does not wait for it for ever
+    assert ended(submitted["fit-waiting"]) == "CANCELLED"
+    assert job_of(affect, submitted["fit-waiting"])["state"] == "cancelled"
+
+
+def epochs(pointer):
+    metrics = Path(pointer.read_text().strip()) / "metrics.csv"
+    return len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
+
+
 def test_a_study_runs_from_one_command(affect, submitted):
     for name in ("fit-toy", "federate-toy", "compare"):
         assert ended(submitted[name]) == "COMPLETED", log(affect, submitted[name])
@@ -145,33 +172,6 @@ def test_two_nodes_train_one_network(affect, submitted):
     assert len(list(Path("runs/pair").iterdir())) == 1
 
 
-def test_a_fit_gives_way_goes_on_and_can_be_cancelled(affect, submitted):
-    number = submitted["fit-endless"]
-    pointer = Path("jobs", number, "run")
-    wait_for(lambda: pointer.exists() and epochs(pointer) > 0, "no epoch has ended")
-    asked("scancel", "--batch", "--signal=USR1", number)
-    wait_for(lambda: state(number) == "PENDING", "the job is not requeued")
-    before, run = epochs(pointer), Path(pointer.read_text().strip())
-    assert json.loads((run / "run.json").read_text())["status"] == "preempted"
-    assert job_of(affect, number)["state"].startswith("pending")
-    wait_for(lambda: epochs(pointer) > before, "the run does not go on")
-    assert Path(pointer.read_text().strip()) == run
-    job = job_of(affect, number)
-    assert (job["state"], job["restarts"]) == ("running", 1)
-    assert job["progress"].endswith(" of 100000")
-    asked("scancel", number)
-    assert ended(number) == "CANCELLED"
-    assert job_of(affect, number)["state"] == "cancelled"
-    # what needs its success can never run, and does not wait for it for ever
-    assert ended(submitted["fit-waiting"]) == "CANCELLED"
-    assert job_of(affect, submitted["fit-waiting"])["state"] == "cancelled"
-
-
-def epochs(pointer):
-    metrics = Path(pointer.read_text().strip()) / "metrics.csv"
-    return len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
-
-
 def test_a_task_of_an_array_is_requeued_alone_and_no_more_often_than_stated(affect, place):
     """Requeueing by $SLURM_JOB_ID would start finished tasks of the array again."""
     profile = of_shell(
@@ -191,8 +191,9 @@ def test_a_task_of_an_array_is_requeued_alone_and_no_more_often_than_stated(affe
         "failed: preempted after 1 restarts",
     ]
     assert [job["restarts"] for job in told.values()] == [0, 1]
-    assert Path("ran.0").read_text() == "sweep sweep.yaml --of=0\n"
-    assert Path("ran.1").read_text() == "sweep sweep.yaml --of=1\n" * 2
+    agent = f"sweep sweep.yaml --folder sweeps/{number} --agent"
+    assert Path("ran.0").read_text() == f"{agent} --of=0\n"
+    assert Path("ran.1").read_text() == f"{agent} --of=1\n" * 2
 
 
 def over(affect, number):
