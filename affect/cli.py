@@ -46,7 +46,8 @@ class Command:
         summary: one line of `affect --help`.
         configure: adds its arguments to a parser.
         run: does the work.
-        takes_experiment: whether it takes an experiment's keys as flags beside its own.
+        takes_experiment: whether it takes an experiment's keys, or another command's arguments,
+            beside its own.
     """
 
     summary: str
@@ -442,7 +443,12 @@ def _trained(options: argparse.Namespace, name: str, train: Callable[..., Any]) 
             raise UserError("--resume takes its experiment from the run: give no other flag")
         resumed = runs.open_run(options.resume)
         experiment = resumed.experiment
-    run = train(experiment, draw=figures.draw, resume=resumed)
+    try:
+        run = train(experiment, draw=figures.draw, resume=resumed)
+    except Preempted:
+        if runs.is_main_process():
+            raise
+        return Result(None, {})  # srun would kill the first process at another's status
     if not runs.is_main_process():
         return Result(None, {})
     return _scores(run.record["metrics"], run.folder)
@@ -708,6 +714,99 @@ def _configure_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cache", type=_path, help="folder of recordings")
 
 
+# --- clusters --------------------------------------------------------------------------------
+
+
+def _configure_submit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "kind",
+        choices=("fit", "federate", "extract", "sweep", "compare", "all"),
+        help="the command to submit; all: extract (with --videos), fit and federate, compare",
+    )
+    parser.usage = "affect submit KIND ARGUMENTS... [options]"
+    parser.epilog = (
+        "ARGUMENTS are those of the command itself, such as EXPERIMENT.yaml --model.layers=2; %%a "
+        "in them is the array's index."
+    )
+    resources = parser.add_argument_group("what the job asks for, over the profile")
+    for name in ("partition", "account", "qos", "constraint", "time", "memory"):
+        resources.add_argument(f"--{name}")
+    for name, what in (("gpus", "of a node"), ("cpus", "cores of a task")):
+        resources.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    resources.add_argument("--nodes", type=int, default=1, metavar="N", help="of fit, federate")
+    resources.add_argument(
+        "--sbatch", action="append", metavar="FLAG", help="a further option: --sbatch=--exclude=n7"
+    )
+    arrays = parser.add_argument_group("an array of jobs")
+    for name, what in (("seeds", "0-4: --seed"), ("folds", "0-4: --data.split.fold")):
+        arrays.add_argument(f"--{name}", default="", metavar="INDICES", help=what)
+    arrays.add_argument("--array", default="", metavar="INDICES", help="0-99%%10: ten at once")
+    arrays.add_argument("--shards", type=int, default=8, help="of extract (%(default)s)")
+    arrays.add_argument("--agents", type=int, default=4, help="of sweep (%(default)s)")
+    parser.add_argument("--profile", type=_path, help="YAML of the cluster (or AFFECT_PROFILE)")
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="JOB", help="wait for its success"
+    )
+    parser.add_argument("--videos", type=_path, help="all: extract these first")
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts and end")
+
+
+def _submit(options: argparse.Namespace) -> Result:
+    from affect.cluster import profile as profiles
+    from affect.cluster.plan import Array, plan
+    from affect.cluster.submission import script_of, submit
+
+    profile = profiles.overlaid(profiles.load(options.profile), vars(options))
+    array = Array(options.seeds, options.folds, options.array, options.shards, options.agents)
+    given = options.experiment_arguments
+    jobs = plan(options.kind, given, array, after=options.after, videos=options.videos)
+    if options.dry_run:
+        scripts = {job.name: script_of(job, profile, options.nodes) for job in jobs}
+        return Result("\n".join(scripts.values()).rstrip("\n"), {"scripts": scripts})
+    ids = submit(jobs, profile, options.nodes)
+    return Result(_table(("name", "job"), ids.items()), {"jobs": ids})
+
+
+def _configure_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=_path, help="of the jobs' states (default: the profile's)")
+    parser.add_argument("--profile", type=_path, help="YAML of the cluster (or AFFECT_PROFILE)")
+
+
+def _jobs(options: argparse.Namespace) -> Result:
+    from affect.cluster import jobs, profile
+
+    folder = options.folder or Path(profile.load(options.profile).jobs).expanduser()
+    found = jobs.jobs(folder)
+    rows = [
+        (
+            *(job.id, job.name, job.state, str(job.restarts), job.progress),
+            "" if job.metric is None else f"{job.metric:.3f}",
+            job.log,
+        )
+        for job in found
+    ]
+    columns = ("job", "name", "state", "restarts", "progress", "val ccc", "log")
+    return Result(_lines([columns, *rows]), {"jobs": [asdict(job) for job in found]})
+
+
+def _configure_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", type=_path, help="YAML of the cluster (or AFFECT_PROFILE)")
+
+
+def _doctor(options: argparse.Namespace) -> Result:
+    from affect.cluster import doctor, profile
+
+    found = list(doctor.examine(profile.load(options.profile)))
+    rows = [
+        (item.state, item.what, f"{item.detail}: {item.advice}" if item.advice else item.detail)
+        for item in found
+    ]
+    broken = [item.what for item in found if item.state == doctor.BROKEN]
+    failed = f"broken: {', '.join(broken)}" if broken else ""
+    data = {"findings": [asdict(item) for item in found]}
+    return Result(_lines(rows), data, failed)
+
+
 COMMANDS: Mapping[str, Command] = {
     "synth": Command("a synthetic corpus with RECOLA's shape", _configure_synth, _synth),
     "import": Command("a corpus on disk to a cache of recordings", _configure_import, _import),
@@ -724,6 +823,9 @@ COMMANDS: Mapping[str, Command] = {
     "predict": Command("videos or recordings to valence and arousal", _configure_predict, _predict),
     "compare": Command("runs side by side, with uncertainty", _configure_compare, _compare),
     "errors": Command("what a run's error is made of", _configure_errors, _errors),
+    "submit": Command("a command as jobs of a SLURM cluster", _configure_submit, _submit, True),
+    "jobs": Command("what has become of submitted jobs", _configure_jobs, _jobs),
+    "doctor": Command("what this machine has, and lacks", _configure_doctor, _doctor),
 }
 
 
@@ -770,6 +872,14 @@ def _table(columns: Iterable[str], rows: Iterable[Sequence[str]], title: str | N
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells below one another; the last cell of each may be as long as it likes."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (zip(row[:-1], widths[:-1], strict=True) for row in rows)
+    heads = ("".join(f"{cell:{width}}  " for cell, width in cells) for cells in padded)
+    return "\n".join((head + row[-1]).rstrip() for head, row in zip(heads, rows, strict=True))
 
 
 def _print(content: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-from tests import typechecker
+from tests import clusters, typechecker
 
 # A shell lets what it starts in the background ignore Ctrl-C, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -38,6 +38,13 @@ def unverified(monkeypatch):
 
     load = weights.load
     monkeypatch.setattr(weights, "load", lambda *a, **k: load(*a, **k, verify=False))
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """A SLURM of this session's own, of which all commands of SLURM know."""
+    with clusters.running(tmp_path_factory.mktemp("slurm")):
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -352,6 +352,40 @@ def test_ctrl_c_in_a_process_can_be_resumed(workplace, tmp_path):
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
 
 
+def test_a_signal_ends_a_fit_after_its_epoch_and_it_goes_on_to_the_same_bits(workplace, tmp_path):
+    """SIGTERM in a real process: status 75; what goes on equals what was never stopped."""
+    import signal
+    import time
+
+    epochs = 2000
+    command = toy(workplace, runs=tmp_path, **{"trainer.max_epochs": epochs})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "affect", *command], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 75, err
+    (folder,) = (tmp_path / "toy").iterdir()
+    assert f"preempted: go on with `affect fit --resume {folder}`" in err
+    assert json.loads((folder / "run.json").read_text())["status"] == "preempted"
+    done = len((folder / "metrics.csv").read_text().splitlines()) - 1
+    assert 0 < done < epochs
+    config = folder / "config.yaml"
+    shorter = f"max_epochs: {done + 2}"
+    config.write_text(config.read_text().replace(f"max_epochs: {epochs}", shorter))
+    assert main(["fit", "--resume", str(folder)]) == 0
+    whole = toy(workplace, runs=tmp_path, name="whole", **{"trainer.max_epochs": done + 2})
+    assert main(whole) == 0
+    (other,) = (tmp_path / "whole").iterdir()
+    weights = [(place / "model.safetensors").read_bytes() for place in (folder, other)]
+    assert weights[0] == weights[1]
+    rows = [(place / "metrics.csv").read_text() for place in (folder, other)]
+    assert rows[0] == rows[1]
+
+
 def test_two_processes_train_together(workplace, tmp_path):
     """Distributed data parallel on two CPU processes: one run folder, one result."""
     command = toy(workplace, runs=tmp_path, **{"trainer.devices": 2, "trainer.strategy": "ddp"})

@@ -282,6 +282,8 @@ def _giving_way() -> Iterator[None]:
     """
 
     def give_way(*_: Any) -> None:
+        for number in numbers:  # asked again while it ends, it would be left half-way
+            signal.signal(number, signal.SIG_IGN)
         raise Preempted
 
     numbers = (signal.SIGTERM, signal.SIGUSR1)

@@ -21,14 +21,14 @@ from affect import store
 from affect.config import TrainerConfig
 from affect.data.datamodule import AffectDataModule
 from affect.data.splits import Fold
-from affect.errors import UserError
+from affect.errors import Preempted, UserError
 from affect.files import write_whole
 from affect.prediction import Prediction
 from affect.store import Entry
 from affect.training.module import AffectModule
 from affect.training.run import Run, is_main_process
 from affect.training.scores import MONITOR
-from affect.training.signals import EndOnSigterm
+from affect.training.signals import EndAtSignal
 from affect.training.trained import PREDICTIONS, conclude
 
 
@@ -117,7 +117,11 @@ def _train(
     folder: Path,
     callbacks: Sequence[Callback],
 ) -> None:
-    """Train from the last checkpoint, if there is one, and load the weights to keep."""
+    """Train from the last checkpoint, if there is one, and load the weights to keep.
+
+    Raises:
+        Preempted: after SIGTERM or SIGUSR1; the last epoch is saved.
+    """
     checkpoints = folder / "checkpoints"
     best = ModelCheckpoint(
         checkpoints, "best", monitor=MONITOR, mode="max", enable_version_counter=False
@@ -125,7 +129,8 @@ def _train(
     # one of its own: Lightning's save_last saves only in epochs in which the best one is saved
     latest = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
     stopping = EarlyStopping(MONITOR, mode="max", patience=config.patience or config.max_epochs)
-    trainer = make_trainer(config, folder, [best, latest, stopping, EndOnSigterm(), *callbacks])
+    signals = EndAtSignal()
+    trainer = make_trainer(config, folder, [best, latest, stopping, signals, *callbacks])
     last = checkpoints / "last.ckpt"
     if last.exists():
         data.first_epoch = _load_checkpoint(last)["epoch"] + 1
@@ -137,6 +142,8 @@ def _train(
         raise UserError(
             f"cannot write {checkpoints}: {error.strerror or error}; free space, then --resume"
         ) from error
+    if signals.given_way:
+        raise Preempted
     kept = _load_checkpoint(checkpoints / f"{config.keep}.ckpt")
     module.load_state_dict(kept["state_dict"])
     module.to(trainer.strategy.root_device)

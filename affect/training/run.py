@@ -30,6 +30,8 @@ from affect.files import finite, write_whole
 _VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
 _NEEDED = {"id", "kind", "experiment", "seed", "folds", "splits", "status", "wall_time_s"}
 _RUN_ID_VARIABLE = "AFFECT_RUN_ID"
+_POINTER_VARIABLE = "AFFECT_RUN_POINTER"
+"""Names a file that takes the run's folder, by which a job that starts again finds it."""
 
 
 @dataclass
@@ -99,6 +101,9 @@ def create(experiment: Experiment, kind: str, folds: Sequence[Fold]) -> Run:
             "bytes_received": 0,
         }
     )
+    pointer = os.environ.get(_POINTER_VARIABLE)
+    if pointer and is_main_process():
+        write_whole(Path(pointer), f"{run.folder.resolve()}\n".encode())
     return run
 
 

@@ -1,0 +1,1 @@
+"""SLURM: submission of the batch scripts in `slurm/`, what became of jobs, what a machine has."""
