@@ -605,7 +605,7 @@ def _predict(options: argparse.Namespace) -> Result:
     from affect.training.videos import shows_videos
 
     run = runs.open_run(options.run)
-    if adapts(run):
+    if adapts(run) and run.experiment.federation.personalisation.local == "none":
         _complain("the run adapted to each person before it was scored; this is its network before")
     if shows_videos(options.source):
         _refuse_flags(options, ["corpus"], f"a cache, {options.source} holds videos")

@@ -767,6 +767,9 @@ def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
     yield f"{key}.quantile", not 0 < privacy.quantile < 1, "between 0 and 1"
     yield f"{key}.clipping_lr", not privacy.clipping_lr > 0, "above 0"
     delta, limit = privacy.delta, privacy.max_epsilon
+    limited = epsilon is not None or limit is not None
+    wanted = "central or local, where epsilon or max_epsilon is given"
+    yield f"{key}.mode", limited and privacy.mode == "none", wanted
     yield f"{key}.delta", delta is not None and not 0 < delta < 1, "between 0 and 1, or null"
     yield f"{key}.max_epsilon", limit is not None and not limit > 0, "above 0, or null"
     yield from _secure_ranges(f"{key}.secure_aggregation", privacy.secure_aggregation)

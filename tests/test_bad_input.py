@@ -594,6 +594,11 @@ CASES: list[Case] = [
     ("an unknown engine", federate_toy(federation__engine="cloud"), ("federation.engine", "cloud")),
     ("no round", federate_toy(federation__rounds=0), ("federation.rounds must be at least 1",)),
     (
+        "an epsilon without privacy",
+        federate_toy(federation__privacy__epsilon=3),
+        ("federation.privacy.mode must be central or local",),
+    ),
+    (
         "a client without an optimiser",
         federate_toy(federation__optimizer__lr=0),
         ("federation.optimizer.lr must be above 0",),

@@ -271,6 +271,22 @@ def test_without_slurm_a_dry_run_works_and_a_submission_says_why_not(capsys, toy
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "squeue: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host",
+        "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+    ],
+)
+def test_a_controller_that_cannot_be_reached_is_told_in_plain_words(tmp_path, monkeypatch, said):
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(UserError, match="squeue finds no SLURM controller"):
+        slurm.call("squeue")
+
+
 def test_submitting_imports_nothing_heavy(toy):
     code = (
         "import sys; from affect.cli import main\n"

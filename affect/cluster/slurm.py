@@ -9,6 +9,7 @@ import subprocess
 from affect.errors import UserError
 
 _TIMEOUT_S = 60
+_UNREACHED = re.compile("Unable to contact slurm|DNS SRV lookup failed|res_nsearch error")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -91,6 +92,11 @@ def _explained(program: str, said: str) -> str:
     """Its refusal in one line, with the names that there are where one was wrong."""
     lines = [re.sub(rf"^{program}: (error|fatal): ", "", line) for line in said.splitlines()]
     told = "; ".join(line for line in lines if line) or "it says nothing"
+    if _UNREACHED.search(told):
+        return (
+            f"{program} finds no SLURM controller: run this on a cluster's login node, or ask its "
+            "staff whether SLURM is down"
+        )
     return f"{program} refuses: {told}{_advice(told)}"
 
 
