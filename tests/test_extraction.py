@@ -149,6 +149,29 @@ def test_what_the_mirror_image_corrects_moves_evenly_between_looks():
     torch.testing.assert_close(centres, expected[:, None].expand(-1, 2), atol=1e-4, rtol=0)
 
 
+def test_a_face_that_jumps_between_two_looks_is_read_where_it_is():
+    places = [[(20 if frame < 20 else 110, 20, 30, 100)] for frame in range(48)]
+    found, _ = tracked(film(places))
+    assert success_of(found[0], 48).all()
+    centres = torch.cat([seen.landmarks[:, 8, 0] for seen in found[0].values()]) - 0.1 * SIDE
+    np.testing.assert_allclose(centres, [place[0][0] + 15 for place in places], atol=1e-4)
+
+
+@pytest.mark.parametrize("blank", [range(9, 14), range(16, 17), range(30, 32)])
+def test_blank_frames_between_two_looks_show_no_face(blank):
+    places = [[] if frame in blank else [(40, 20, 60, 200)] for frame in range(48)]
+    found, tracker = tracked(film(places))
+    np.testing.assert_array_equal(np.flatnonzero(~success_of(found[0], 48)), blank)
+    assert tracker._detector.looked < 24
+
+
+def test_a_face_that_another_replaces_is_followed_to_the_frame():
+    places = [[(10 if frame < 20 else 110, 20, 30, 200)] for frame in range(48)]
+    found, _ = tracked(film(places), faces="all")
+    assert (success_of(found[0], 48) == (np.arange(48) < 20)).all()
+    assert (success_of(found[1], 48) == (np.arange(48) >= 20)).all()
+
+
 def test_a_frame_that_was_not_decoded_has_no_face():
     decoded = np.ones(32, bool)
     decoded[[5, 16]] = False

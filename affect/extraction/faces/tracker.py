@@ -1,9 +1,10 @@
 """From frames to the landmarks of each face, followed from batch to batch.
 
-The detector looks at some frames of a segment; where two neighbouring looks differ, at all frames
-between. Between two looks a face's region moves evenly, so that a jump of the detector cannot pass
-for a movement of the face, and every frame's landmarks are read in its own region. At a look they
-are read in the mirror image too; how that corrects them moves evenly likewise.
+The detector looks at some frames of a segment, and on both sides of a cut; where two neighbouring
+looks find other faces, or faces at other places, at all frames between. Between two looks a face's
+region moves evenly, so that a jump of the detector cannot pass for a movement of the face, and
+every frame's landmarks are read in its own region. At a look they are read in the mirror image too;
+how that corrects them moves evenly likewise.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ SEGMENT_FRAMES = 32
 
 _SAME_FACE = 0.3
 """Least overlap of a face's box with the one before."""
+_CUT = 16.0
+"""Mean change of a frame's brightness, of 255, that is more than faces' movement."""
+_THUMBNAIL = 64
+"""Pixels along the longer side of what cuts are seen in, at least."""
 _FORGOTTEN_S = 2.0
 """A face that returns later than this is a new one."""
 
@@ -128,9 +133,10 @@ class _Path:
 
 @dataclass(frozen=True, eq=False)
 class _Before:
-    """The last frame of the batch before: how many faces it shows, and those that are followed."""
+    """The last frame of the batch before: in small, its boxes, and who is followed."""
 
-    count: int
+    thumbnail: Tensor
+    boxes: Tensor
     paths: dict[int, _Path]
 
 
@@ -182,7 +188,7 @@ class FaceTracker:
             faces[number] = self._face(pixels, whole, [_BEFORE, *sorted(found)], batch.decoded)
         last = len(pixels) - 1
         ends = {n: path.end() for n, path in paths.items() if int(path.frames[-1]) == last}
-        self._before = _Before(len(found[last][1]), ends)
+        self._before = _Before(_thumbnails(pixels[last:]), found[last][0], ends)
         self._time_s = float(batch.time_s[last])
         return faces
 
@@ -195,15 +201,15 @@ class FaceTracker:
     ) -> dict[int, tuple[Tensor, Tensor]]:
         """Boxes and scores of every frame that was looked at."""
         count = len(pixels)
-        looks = self._looks(count)
-        found = self._detected(pixels, looks)
-        counts = {frame: len(scores) for frame, (_, scores) in found.items()}
+        looks = {*self._looks(count), *self._beside_cuts(pixels)}
+        found = self._detected(pixels, sorted(looks))
+        boxes = {frame: boxes for frame, (boxes, _) in found.items()}
         if self._before is not None:
-            counts = {_BEFORE: self._before.count, **counts}
+            boxes = {_BEFORE: self._before.boxes, **boxes}
         between = [
             frame
-            for before, after in pairwise(counts)
-            if counts[before] != counts[after]
+            for before, after in pairwise(boxes)
+            if not _alike(boxes[before], boxes[after])
             for frame in range(before + 1, after)
         ]
         # what could not be decoded parts its neighbours, which are looked at as the ends of theirs
@@ -219,6 +225,14 @@ class FaceTracker:
             last = min(start + self._segment_frames, count) - 1
             looks += [*range(start + self._every - 1, last, self._every), last]
         return looks
+
+    def _beside_cuts(self, pixels: Tensor) -> set[int]:
+        """The frames of a batch on both sides of a cut, or of a frame that is blank."""
+        small = _thumbnails(pixels)
+        first = small[:1] if self._before is None else self._before.thumbnail
+        changes = (small - torch.cat([first, small[:-1]])).abs().mean(dim=(1, 2, 3))
+        cuts = (changes > _CUT).nonzero().flatten().tolist()
+        return {frame for cut in cuts for frame in (cut - 1, cut) if frame >= 0}
 
     def _detected(self, pixels: Tensor, frames: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
         if not frames:
@@ -291,6 +305,20 @@ class FaceTracker:
         scores = np.interp(np.arange(len(pixels)), path.frames.tolist(), path.scores)
         confidence = torch.from_numpy(scores).float().to(device) * success
         return TrackedFace(landmarks, success, confidence)
+
+
+def _thumbnails(pixels: Tensor) -> Tensor:
+    """Some pixels of each frame, as numbers that can be subtracted."""
+    step = max(max(pixels.shape[1:3]) // _THUMBNAIL, 1)
+    return pixels[:, ::step, ::step].float()
+
+
+def _alike(boxes: Tensor, others: Tensor) -> bool:
+    """Whether two frames show as many faces, each about where one of the other frame is."""
+    if len(boxes) != len(others) or not len(boxes):
+        return len(boxes) == len(others)
+    same = overlaps(boxes, others) > _SAME_FACE
+    return bool(same.any(dim=0).all() and same.any(dim=1).all())
 
 
 def _covered(present: Sequence[int], looked: Sequence[int]) -> Iterable[int]:
