@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import statistics
 import time
+import traceback
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -99,15 +101,23 @@ def stock(folder: Path, size: Size) -> dict[str, Any]:
     start = PlainLoop(*prepared(folder, size)).parameters
     ends_s: list[float] = []
     models: list[np.ndarray] = []
-    run_simulation(
-        _server(start, size, ends_s, models),
-        _client(folder, size),
-        size.clients,
-        backend_config={
-            "init_args": {"num_cpus": WORKERS, "include_dashboard": False, "log_to_driver": False},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
+    try:
+        run_simulation(
+            _server(start, size, ends_s, models),
+            _client(folder, size),
+            size.clients,
+            backend_config={
+                "init_args": {
+                    "num_cpus": WORKERS,
+                    "include_dashboard": False,
+                    "log_to_driver": False,
+                },
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            },
+        )
+    except BaseException:  # its server would wait for the clients in a thread, for ever
+        traceback.print_exc()
+        os._exit(1)
     # the start, the round that warms up, and those that count
     return {"seconds": np.diff(ends_s)[1:].tolist(), "model": models[-1]}
 

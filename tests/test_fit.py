@@ -372,10 +372,10 @@ def test_sigterm_ends_processes_that_train_together(corpus, tmp_path):
             _, told = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 75
     assert b"affect fit --resume" in told
     (folder,) = (tmp_path / "toy").iterdir()
-    assert runs.open_run(folder).record["status"] == "interrupted"
+    assert runs.open_run(folder).record["status"] == "preempted"
     assert (folder / "checkpoints" / "last.ckpt").exists()
 
 

@@ -39,7 +39,7 @@ def places_of(
         if place in places:
             raise UserError(
                 f"{places[place]} and {path} are both recording {place.name!r} of "
-                f"{place.subject!r}: rename one, or tell them apart with the option pattern"
+                f"{place.subject!r}: rename one, or tell them apart by --pattern (import: --option pattern=...)"
             )
         places[place] = path
     return places

@@ -119,7 +119,7 @@ def rate_of(path: Path, stream: VideoStream) -> float:
         raise ExtractionError(
             path,
             "a single picture is no video, whatever its name",
-            "give a video file, or --still for pictures",
+            "give a video file (affect extract takes pictures with --still)",
         )
     named = [float(rate) for rate in (stream.guessed_rate, stream.average_rate) if rate]
     measured = _typical_rate(pts, float(stream.time_base or 1))
