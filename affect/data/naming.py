@@ -39,7 +39,8 @@ def places_of(
         if place in places:
             raise UserError(
                 f"{places[place]} and {path} are both recording {place.name!r} of "
-                f"{place.subject!r}: rename one, or tell them apart by --pattern (import: --option pattern=...)"
+                f"{place.subject!r}: rename one, or tell them apart by --pattern (of import: "
+                "--option pattern=...)"
             )
         places[place] = path
     return places
