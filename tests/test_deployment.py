@@ -24,9 +24,10 @@ from affect.config import EvaluationConfig, PrivacyConfig, SplitConfig, Strategy
 from affect.errors import UserError
 from affect.federated.client import enrolled_app
 from affect.federated.engines import service
+from affect.federated.engines.cohorts import in_cohorts
 from affect.federated.engines.deployment import lead, opened
 from affect.federated.engines.gate import keep_gate
-from affect.federated.engines.inprocess import InProcessGrid, one_by_one
+from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.enrolment import EnrolledPlace
 from affect.federated.federate import federate
 from affect.federated.messages import Enrol, Enrolled, Evaluate, Train
@@ -63,7 +64,7 @@ def place(corpus, site, split=None, **changes):
 def grid(corpus, order=("west", "east", "north"), **changes):
     """Nodes 1, 2, 3 in an order that is not that of the names."""
     apps = [enrolled_app(place(corpus, site, **changes)) for site in order]
-    return InProcessGrid(one_by_one(lambda m, c: apps[c.node_id - 1](m, c)), len(apps))
+    return InProcessGrid(in_cohorts(lambda m, c: apps[c.node_id - 1](m, c)), len(apps))
 
 
 def assert_equal(one, other):
@@ -230,7 +231,7 @@ def _answers(socket):
 @pytest.fixture
 def asked_at(tmp_path):
     """A service of an app, in a thread, and a way to ask it."""
-    InProcessGrid(one_by_one(nothing), 1)  # without a grid, Flower's messages have no sender
+    InProcessGrid(in_cohorts(nothing), 1)  # without a grid, Flower's messages have no sender
 
     def start(app):
         socket = tmp_path / "socket"

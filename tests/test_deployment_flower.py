@@ -19,8 +19,9 @@ from safetensors.numpy import load_file
 from affect import store
 from affect.config import to_yaml
 from affect.federated.client import enrolled_app
+from affect.federated.engines.cohorts import in_cohorts
 from affect.federated.engines.deployment import lead
-from affect.federated.engines.inprocess import InProcessGrid, one_by_one
+from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.enrolment import EnrolledPlace
 from tests import sites
 
@@ -225,7 +226,7 @@ def in_process(corpus, away):
             assert numbers["round"] not in away, "silent"
         return apps[context.node_id - 1](message, context)
 
-    return InProcessGrid(one_by_one(app), len(apps))
+    return InProcessGrid(in_cohorts(app), len(apps))
 
 
 def assert_refused(strangers):

@@ -24,8 +24,9 @@ from affect.errors import UserError
 from affect.federated import federate as federating
 from affect.federated.client import enrolled_app
 from affect.federated.engines import service
+from affect.federated.engines.cohorts import in_cohorts
 from affect.federated.engines.deployment import lead
-from affect.federated.engines.inprocess import InProcessGrid, one_by_one
+from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.federate import federate
 from affect.federated.messages import (
     MakeKeys,
@@ -570,7 +571,7 @@ def test_no_message_of_a_run_holds_an_update_in_clear(corpus, monkeypatch):
 
 
 def test_sites_behind_their_services_learn_what_one_machine_learns(corpus, tmp_path):
-    InProcessGrid(one_by_one(nothing), 1)  # without a grid, Flower's messages have no sender
+    InProcessGrid(in_cohorts(nothing), 1)  # without a grid, Flower's messages have no sender
     folder = corpus / "sites"
     order = ("west", "east", "north")
     sockets = [tmp_path / site for site in order]
@@ -586,7 +587,7 @@ def test_sites_behind_their_services_learn_what_one_machine_learns(corpus, tmp_p
                 continue
 
     made = sites.experiment(folder, rounds=1, privacy=SECURE)
-    deployed = lead(InProcessGrid(one_by_one(asks), 3), made, 3)
+    deployed = lead(InProcessGrid(in_cohorts(asks), 3), made, 3)
     assert_equal(weights(deployed), weights(federate(made, draw=nothing)))
     assert not list((folder / "states").rglob("secrets*"))
 

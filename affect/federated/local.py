@@ -491,8 +491,3 @@ def _vector(parameters: Sequence[nn.Parameter]) -> Float32[np.ndarray, " P"]:
 
 def _stacked(statistics: Statistics) -> np.ndarray:
     return np.stack([statistics.count, statistics.mean, statistics.deviations])
-
-
-def statistics_in(stacked: np.ndarray) -> Statistics:
-    """The statistics that a survey holds as rows."""
-    return Statistics(*stacked)

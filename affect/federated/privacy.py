@@ -27,15 +27,13 @@ from scipy.optimize import root_scalar
 
 from affect.config import FederationConfig, PrivacyConfig
 from affect.errors import UserError
-from affect.federated.strategy import Update
+from affect.federated.strategy import MEANS, Update
 
 _ORDERS = tuple(float(order) for order in (*range(2, 33), 40, 48, 64, 96, 128, 192, 256, 512))
 """Of Renyi's divergence: whole ones, whose series are finite and always converge."""
 
 _NOISE_MULTIPLIERS = (0.2, 1000.0)
 """Between these a noise multiplier is sought: with less, the accounting says nothing of worth."""
-
-_MEANS = {"fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,10 @@ def refuse_unfit(config: FederationConfig) -> None:
         UserError: naming the strategy.
     """
     name = config.strategy.name
-    if config.privacy.mode == "central" and name not in _MEANS:
+    if config.privacy.mode == "central" and name not in MEANS:
         raise UserError(
             f"federation.privacy.mode central holds for means of the clients, not for {name}: "
-            f"choose one of {', '.join(sorted(_MEANS))}"
+            f"choose one of {', '.join(MEANS)}"
         )
 
 

@@ -16,6 +16,9 @@ from jaxtyping import Float32, Float64
 from affect.config import StrategyConfig
 from affect.errors import UserError
 
+MEANS = ("fedadam", "fedavg", "fedavgm", "fedprox", "fedyogi")
+"""Strategies that need the mean of the clients' models and nothing else of them."""
+
 Slots = dict[str, Float64[np.ndarray, " P"]]
 """What a strategy remembers from round to round, by name."""
 

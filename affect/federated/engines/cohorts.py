@@ -56,7 +56,7 @@ def answered_together(app: App, tasks: Sequence[Task]) -> list[Message]:
         return [failed(message, error) for message in messages]
 
 
-def in_cohorts(app: App, clients: int) -> Answers:
+def in_cohorts(app: App, clients: int = 1) -> Answers:
     """Answers of an app in this process.
 
     Args:

@@ -87,15 +87,6 @@ class InProcessGrid(Grid):
         return self._answers((item, self._contexts[item.metadata.dst_node_id]) for item in messages)
 
 
-def one_by_one(app: App) -> Answers:
-    """Answers of an app in this process."""
-
-    def answers(tasks: Iterable[Task]) -> Iterator[Message]:
-        return (answered(app, message, context) for message, context in tasks)
-
-    return answers
-
-
 def answered(app: App, message: Message, context: Context) -> Message:
     """An app's reply, or the error that it raised."""
     try:

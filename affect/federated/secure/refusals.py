@@ -6,8 +6,8 @@ from scipy.stats import binom
 
 from affect.config import FederationConfig
 from affect.errors import UserError
-from affect.federated import strategy
 from affect.federated.secure.graph import LEAST
+from affect.federated.strategy import MEANS
 
 _KEY = "federation.privacy.secure_aggregation"
 _CHANCE = 1e-6
@@ -28,10 +28,10 @@ def refuse_unfit(config: FederationConfig, clients: int, expected: int) -> None:
     if not config.privacy.secure_aggregation.enabled:
         return
     name = config.strategy.name
-    if name == "scaffold" or not strategy.is_mean(config.strategy):
+    if name not in MEANS:
         raise UserError(
-            f"{_KEY} gives a mean alone, {name} takes more of each client: choose one of fedadam, "
-            "fedavg, fedavgm, fedprox, fedyogi"
+            f"{_KEY} gives a mean alone, {name} takes more of each client: choose one of "
+            f"{', '.join(MEANS)}"
         )
     if expected < LEAST:
         raise UserError(
