@@ -25,8 +25,9 @@ from affect.config import Experiment
 from affect.data.windows import Batch, Window, collate
 from affect.errors import UserError
 from affect.federated.correction import stacked
-from affect.federated.local import Assignment, LocalTraining, Step
+from affect.federated.local import Assignment, LocalTraining
 from affect.federated.messages import Trained
+from affect.federated.place import Step
 from affect.metrics import affect_loss, merge, moments
 from affect.models.stacked import STACKABLE, Stack
 from affect.training.module import AffectModule, make_optimizer

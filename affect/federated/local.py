@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,13 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils.data import DistributedSampler
 
 from affect import store
 from affect.config import Experiment, OptimizerConfig, SchedulerConfig
 from affect.data.calibration import CalibrationSeries, calibrating, calibration_frames
-from affect.data.datamodule import evaluation_dataset, training_order
 from affect.data.preparation import (
     Preparation,
     SeriesCache,
@@ -33,17 +29,18 @@ from affect.data.preparation import (
     survey_of,
 )
 from affect.data.standardisation import Statistics, merge
-from affect.data.windows import Batch, Window, WindowDataset, collate
 from affect.errors import UserError
 from affect.federated.correction import Correction, Proximal, Scaffold, correct
 from affect.federated.draws import Draws
+from affect.federated.flat import FlatParameters
 from affect.federated.memory import Memory
 from affect.federated.messages import Evaluated, Surveyed, Trained
 from affect.federated.personal import adapting, staying, travelling
+from affect.federated.place import Place, Step
 from affect.federated.privacy import noised
 from affect.metrics import AffectMetrics
 from affect.store import Entry
-from affect.training.module import AffectModule, make_optimizer, make_schedule
+from affect.training.module import AffectModule, make_optimizer, make_schedule, rewind
 
 _MIB = 2**20
 
@@ -102,10 +99,12 @@ class LocalTraining:
         self._entries = entries
         self._memory = memory
         self.module = initial_module(experiment, preparation.features).to(device)
-        self._travelling = travelling(self.module.model, experiment)
-        self._staying = staying(self.module.model, experiment)
-        self._first_head = _vector(self._staying)
+        self._travelling = FlatParameters(travelling(self.module.model, experiment))
+        self._staying = FlatParameters(staying(self.module.model, experiment))
+        self._first_head = self._staying.read()
         federation = experiment.federation
+        self._keeps_head = federation.personalisation.local == "head"
+        self._remembers = self._keeps_head or federation.strategy.name == "scaffold"
         self._optimization = federation.optimizer or experiment.optimizer
         self._scheduling = federation.scheduler or experiment.scheduler
         self._optimizer = make_optimizer(self.module.model.parameters(), self._optimization)
@@ -138,7 +137,7 @@ class LocalTraining:
         work = self.assigned(client, round_, parameters, control)
         self._load(parameters, work.own.get("head"))
         self._switch(training=True)
-        self._optimizer.state.clear()
+        rewind(self._optimizer)
         steps, walked = 0, 0.0
         for step in work.steps:
             self._take(step, work.place, client, self._optimizer, work.correction)
@@ -146,9 +145,9 @@ class LocalTraining:
             walked += float(self._optimizer.param_groups[0]["lr"])
         return self.reply(
             work,
-            _vector(self._travelling),
+            self._travelling.read(),
             walked,
-            head=_vector(self._staying) if self._staying else None,
+            head=self._staying.read() if self._keeps_head else None,
             **_scored(self.module.metrics_of("train")),
             steps=steps,
             seconds=time.perf_counter() - start_s,
@@ -163,7 +162,7 @@ class LocalTraining:
     ) -> Assignment:
         """What a client is to do in a round; see `train`."""
         place = self._place(client)
-        own = self._memory.before(client, round_)
+        own = self._memory.before(client, round_) if self._remembers else {}
         correction = self._correction(own, parameters, control)
         steps = self._steps(place, round_)
         return Assignment(client, round_, parameters, own, place, steps, correction)
@@ -292,14 +291,8 @@ class LocalTraining:
         head: Float32[np.ndarray, " H"] | None = None,
     ) -> None:
         """Into the network; without a head of its own it takes the one that all begin with."""
-        own = self._first_head if head is None else head
-        for values, place in ((parameters, self._travelling), (own, self._staying)):
-            expected = sum(parameter.numel() for parameter in place)
-            if len(values) != expected:
-                raise UserError(f"{len(values)} parameters came where {expected} are expected")
-            if place:
-                vector = torch.from_numpy(values.copy()).to(self.module.device)
-                vector_to_parameters(vector, place)
+        self._travelling.write(parameters)
+        self._staying.write(self._first_head if head is None else head)
 
     def _steps(self, place: Place, round_: int) -> Iterator[Step]:
         """The optimiser steps of a round: whole passes, or so many steps from where it stopped."""
@@ -341,7 +334,7 @@ class LocalTraining:
                 loss = self.module.training_step(batch.to(self.module.device), index)
             (loss / config.accumulate_grad_batches).backward()
         if correction is not None:
-            correct(correction, self._travelling)
+            correct(correction, self._travelling.parameters)
         if config.gradient_clip_val is not None:
             trained = optimizer.param_groups[0]["params"]
             nn.utils.clip_grad_norm_(trained, config.gradient_clip_val)
@@ -350,74 +343,6 @@ class LocalTraining:
     def _precision(self) -> Any:
         half = self._experiment.trainer.precision == "bf16-mixed"
         return torch.autocast(self.module.device.type, torch.bfloat16, enabled=half)
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimiser step: its pass, windows of each batch by its number, the optimiser's options."""
-
-    epoch: int
-    batches: Mapping[int, Sequence[int]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Place:
-    """The windows of one client."""
-
-    def __init__(
-        self, experiment: Experiment, entries: Sequence[Entry], series: SeriesCache
-    ) -> None:
-        self._experiment = experiment
-        self._entries = entries
-        self._series = series
-        self.frames = sum(entry.frames for entry in entries)
-
-    @cached_property
-    def _windows(self) -> WindowDataset:
-        config = self._experiment.data
-        return WindowDataset(self._entries, self._series, config.window_frames, config.hop_frames)
-
-    @cached_property
-    def _order(self) -> DistributedSampler[Any]:
-        return training_order(self._windows, self._experiment.seed)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether any frame has a label."""
-        return any(np.isfinite(self._series[entry].labels).any() for entry in self._entries)
-
-    @property
-    def steps_per_pass(self) -> int:
-        """Optimiser steps of a pass over all windows."""
-        batches = -(-len(self._windows) // self._experiment.data.batch_size)
-        return -(-batches // self._experiment.trainer.accumulate_grad_batches)
-
-    def steps(self, epoch: int) -> Iterator[Step]:
-        """The steps of this pass and all that follow."""
-        size = self._experiment.data.batch_size
-        together = self._experiment.trainer.accumulate_grad_batches
-        while True:
-            self._order.set_epoch(epoch)
-            order = list(self._order)
-            batches = [order[start : start + size] for start in range(0, len(order), size)]
-            for start in range(0, len(batches), together):
-                yield Step(epoch, dict(enumerate(batches[start : start + together], start)))
-            epoch += 1
-
-    def windows(self, numbers: Sequence[int]) -> list[Window]:
-        """The windows with these numbers."""
-        return [self._windows[number] for number in numbers]
-
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """The same as a batch."""
-        return collate(self.windows(numbers))
-
-    def evaluation(self, size: int) -> Iterator[Batch]:
-        """Each recording once; see `evaluation_dataset`."""
-        dataset = evaluation_dataset(self._entries, self._series, self._experiment.data)
-        for start in range(0, len(dataset), size):
-            stop = min(start + size, len(dataset))
-            yield collate([dataset[index] for index in range(start, stop)])
 
 
 @dataclass(frozen=True)
@@ -481,12 +406,6 @@ def _scored(seen: AffectMetrics) -> dict[str, Any]:
     }
     seen.reset()
     return fields
-
-
-def _vector(parameters: Sequence[nn.Parameter]) -> Float32[np.ndarray, " P"]:
-    if not parameters:
-        return np.zeros(0, np.float32)
-    return parameters_to_vector(parameters).detach().cpu().numpy()
 
 
 def _stacked(statistics: Statistics) -> np.ndarray:

@@ -9,7 +9,7 @@ field of another type or shape, is refused by whoever receives it.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import UnionType
@@ -20,7 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from jaxtyping import Float32, Float64, UInt64
 from numpy.lib.format import (
-    header_data_from_array_1_0,
+    dtype_to_descr,
     read_array_header_1_0,
     read_magic,
     write_array_header_1_0,
@@ -69,7 +69,7 @@ class Content:
             value, asked = getattr(self, name), getattr(request, name, None)
             if not isinstance(value, np.ndarray):
                 continue
-            if not np.isfinite(value).all():
+            if not _finite(value):
                 raise MessageError(f"its {name} are not finite: training diverged there")
             if isinstance(asked, np.ndarray) and value.shape != asked.shape:
                 raise MessageError(f"its {name} have shape {value.shape}, not {asked.shape}")
@@ -93,7 +93,7 @@ class Content:
         none: dict[str, Any] = {n: [] for n, kind in declared.items() if get_origin(kind) is list}
         values = {name: found.get(name, none.get(name)) for name in declared}
         for name, kind in declared.items():
-            if not _fits(values[name], kind):
+            if not _checks(kind)(values[name]):
                 raise MessageError(f"{cls.__name__}.{name} is {_kind(values[name])}")
         return cls(**values)
 
@@ -389,11 +389,18 @@ def size_of(records: RecordDict) -> int:
 
 def _packed(array: np.ndarray) -> Array:
     """The array as Flower packs it, in NumPy's format, with one copy instead of three."""
-    header = io.BytesIO()
     whole = np.ascontiguousarray(array)
-    write_array_header_1_0(header, header_data_from_array_1_0(whole))
-    data = b"".join((header.getvalue(), whole.data.cast("B")))
-    return Array(str(whole.dtype), tuple(whole.shape), SType.NUMPY, data)
+    data = b"".join((_header(whole.shape, whole.dtype), whole.data.cast("B")))
+    return Array(str(whole.dtype), whole.shape, SType.NUMPY, data)
+
+
+@lru_cache
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """What stands before the values of such an array in NumPy's format, version 1.0."""
+    header = io.BytesIO()
+    described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    write_array_header_1_0(header, described)
+    return header.getvalue()
 
 
 def _unpacked(array: Array) -> np.ndarray:
@@ -427,18 +434,23 @@ def _declared(content: type[Content]) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
-def _fits(value: Any, declared: Any) -> bool:
+@cache
+def _checks(declared: Any) -> Callable[[Any], bool]:
+    """Tells whether a value is of a declared type."""
     if isinstance(declared, UnionType):
-        return any(_fits(value, kind) for kind in get_args(declared))
-    if declared is type(None):
-        return value is None
-    if declared in (int, float):
-        return isinstance(value, declared) and not isinstance(value, bool)
-    if declared is str:
-        return isinstance(value, str)
+        kinds = [_checks(kind) for kind in get_args(declared)]
+        return lambda value: any(fits(value) for fits in kinds)
     if get_origin(declared) is list:
-        return isinstance(value, list) and all(_fits(item, *get_args(declared)) for item in value)
-    return isinstance(value, declared)
+        fits_item = _checks(*get_args(declared))
+        return lambda value: isinstance(value, list) and all(map(fits_item, value))
+    if declared in (int, float):
+        return lambda value: isinstance(value, declared) and not isinstance(value, bool)
+    return lambda value: isinstance(value, declared)
+
+
+def _finite(array: np.ndarray) -> bool:
+    with np.errstate(all="ignore"):  # numbers that are finite may add up to one that is not
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def _kind(value: Any) -> str:

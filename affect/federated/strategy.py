@@ -55,12 +55,13 @@ def weighted_mean(updates: Iterable[Update], *, uniform: bool) -> Float64[np.nda
     McMahan et al. (2017), "Communication-Efficient Learning of Deep Networks from Decentralized
     Data", AISTATS.
     """
-    total, weights = None, 0.0
+    total = part = None
+    weights = 0.0
     for update in updates:
         weight = 1.0 if uniform else update.weight
-        part = update.parameters.astype(np.float64)
-        part *= weight
-        total = part if total is None else np.add(total, part, out=total)
+        # one array for all parts: to ask for memory again costs more than the sum
+        part = np.multiply(update.parameters, weight, out=part, dtype=np.float64)
+        total = part.copy() if total is None else np.add(total, part, out=total)
         weights += weight
     if total is None:
         raise ValueError("no update to average")

@@ -165,6 +165,16 @@ def make_optimizer(parameters: Any, config: OptimizerConfig) -> torch.optim.Opti
         raise UserError(f"optimizer.options: {error}") from error
 
 
+def rewind(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser be as one that has taken no step."""
+    if not isinstance(optimizer, torch.optim.Adam):
+        optimizer.state.clear()
+        return
+    for state in optimizer.state.values():  # of zeros at first, in memory that is there
+        for value in state.values():
+            value.zero_()
+
+
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: SchedulerConfig, total_steps: int
 ) -> dict[str, Any]:
