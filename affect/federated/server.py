@@ -7,47 +7,42 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
-from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from jaxtyping import Float32
 
 from affect import config as configuration
-from affect import metrics
-from affect.config import Experiment, FederationConfig, RayConfig, SourceConfig
+from affect.config import Experiment, RayConfig, SourceConfig
 from affect.data.preparation import Preparation
 from affect.errors import UserError
 from affect.federated import privacy, strategy
 from affect.federated.agreement import agreed, with_delays
 from affect.federated.draws import Draws, seeded
+from affect.federated.exchange import Cost, Exchange, Failure, Own, complete
+from affect.federated.gathered import ControlSum, Gathered
 from affect.federated.messages import (
     Content,
     Delayed,
     Delays,
     Evaluate,
     Evaluated,
-    MessageError,
     Survey,
     Surveyed,
     Train,
     Trained,
-    addressed,
-    size_of,
 )
 from affect.federated.population import Client, clients_per_round, of_part, sample
 from affect.federated.secure import refusals
-from affect.federated.secure.leader import Own, SecureRound, Start
+from affect.federated.secure.leader import SecureRound, Start
 from affect.federated.secure.outcome import Outcome
 from affect.federated.strategy import Slots, Update
-from affect.training.scores import MONITOR, phase_scores
+from affect.training.scores import MONITOR
 
-_NAMED_AT_MOST = 3
 _Reply = TypeVar("_Reply", bound=Content)
 _Scored = TypeVar("_Scored", Trained, Evaluated)
 
@@ -77,14 +72,6 @@ class State:
     best_ccc: float = -np.inf
     bytes_down: int = 0
     bytes_up: int = 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client that gave no answer that can be used, and why."""
-
-    client: Client
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -139,9 +126,7 @@ class Server:
         run: str = "run",
         draws: Draws | None = None,
     ) -> None:
-        self._grid = grid
         self._clients = clients
-        self._node_of = node_of
         privacy.refuse_unfit(experiment.federation)
         self._train = of_part(clients, "train")
         self._expected = clients_per_round(len(self._train), experiment.federation)
@@ -153,7 +138,7 @@ class Server:
         seed = experiment.seed if self._config.seed is None else self._config.seed
         self._draws = draws or seeded(seed)
         self._preparation = ""
-        self._meter = _Meter()
+        self._exchange = Exchange(grid, node_of, self._config)
 
     def agree(self) -> Preparation:
         """The preparation that all clients have agreed on.
@@ -161,12 +146,12 @@ class Server:
         Raises:
             UserError: a client does not answer, or clients do not go together.
         """
-        asked = self._exchange(self._clients, Survey(*self._about), Surveyed)
-        preparation = agreed(dict(_all(asked)), self._experiment.data)
+        asked = self._exchange.answers(self._clients, Survey(*self._about), Surveyed)
+        preparation = agreed(dict(complete(asked)), self._experiment.data)
         if self._experiment.data.delay_s != "auto":
             return preparation
         request = Delays(*self._about, json.dumps(preparation.to_json()))
-        answers = self._exchange(self._train, request, Delayed)
+        answers = self._exchange.answers(self._train, request, Delayed)
         found = [reply for _, reply in answers if not isinstance(reply, Failure)]
         return with_delays(preparation, found)
 
@@ -212,26 +197,26 @@ class Server:
         self._preparation = json.dumps(preparation.to_json())
         clients = [client for client in self._clients if client.part != "train"]
         request = Evaluate(*self._about, self._preparation, self._config.rounds, parameters)
-        answers = list(self._tolerated(clients, self._exchange(clients, request, Evaluated)))
+        answers = list(self._exchange.tolerated(clients, request, Evaluated))
         values: dict[str, float] = {}
         for part in ("val", "test"):
-            gathered = _Gathered(self._experiment.data.dimensions)
+            gathered = Gathered(self._experiment.data.dimensions)
             for _ in gathered.taking((c, reply) for c, reply in answers if c.part == part):
                 pass
             values |= gathered.scores(part)
         return values
 
     def _round(self, number: int, state: State, epsilon: float) -> Round:
-        self._meter = _Meter()
+        cost = self._exchange.cost = Cost()
         start_s = time.perf_counter()
         chosen = sample(self._train, self._draws(number), self._config)
         secure = self._config.privacy.secure_aggregation.enabled
         train = self._trained_masked if secure else self._trained
         state, combined, training = train(number, state, chosen)
         trained_s = time.perf_counter()
-        waited_s = self._meter.waited_s
+        waited_s = cost.waited_s
         values = training.scores("train")
-        evaluation = _Gathered(self._experiment.data.dimensions)
+        evaluation = Gathered(self._experiment.data.dimensions)
         if number % self._config.evaluate_every == 0 or number == self._config.rounds:
             self._evaluate(number, state.parameters, evaluation)
             values |= evaluation.scores("val")
@@ -241,8 +226,8 @@ class Server:
                 state = replace(state, best_ccc=values[MONITOR], **best)
         state = replace(
             state,
-            bytes_down=state.bytes_down + self._meter.bytes_down,
-            bytes_up=state.bytes_up + self._meter.bytes_up,
+            bytes_down=state.bytes_down + cost.bytes_down,
+            bytes_up=state.bytes_up + cost.bytes_up,
         )
         return Round(
             state=state,
@@ -254,24 +239,23 @@ class Server:
                 "aggregate": trained_s - start_s - waited_s,
                 "evaluate": time.perf_counter() - trained_s,
             },
-            bytes_down=self._meter.bytes_down,
-            bytes_up=self._meter.bytes_up,
+            bytes_down=cost.bytes_down,
+            bytes_up=cost.bytes_up,
             epsilon=epsilon,
             drift=training.drift(combined, self._config),
         )
 
     def _trained(
         self, number: int, state: State, chosen: Sequence[Client]
-    ) -> tuple[State, np.ndarray, _Gathered]:
+    ) -> tuple[State, np.ndarray, Gathered]:
         """The state after a round's training, the clients' models in one, and their scores."""
-        training = _Gathered(self._experiment.data.dimensions, state.parameters)
+        training = Gathered(self._experiment.data.dimensions, state.parameters)
         control = state.slots.get("control")
         request = Train(
             *(*self._about, self._preparation, number, state.parameters),
             control=None if control is None else control.astype(np.float32),
         )
-        answers = self._exchange(chosen, request, Trained)
-        replies = training.taking(self._tolerated(chosen, answers))
+        replies = training.taking(self._exchange.tolerated(chosen, request, Trained))
         return *self._aggregated(number, state, replies), training
 
     def _trained_masked(
@@ -283,12 +267,12 @@ class Server:
         def exchange(
             clients: Sequence[Client], request: Content, reply: type[_Reply], own: Own
         ) -> Iterator[tuple[Client, _Reply]]:
-            for client, answer in self._exchange(clients, request, reply, own):
+            for client, answer in self._exchange.answers(clients, request, reply, own):
                 if isinstance(answer, Failure):
                     failures.append(answer)
                 else:
                     yield client, answer
-            self._refuse_failures(failures, len(chosen))
+            self._exchange.refuse_failures(failures, len(chosen))
 
         start = Start(self._about, self._preparation, number, state.parameters)
         rules = self._config.privacy.secure_aggregation
@@ -306,7 +290,7 @@ class Server:
     ) -> tuple[State, np.ndarray]:
         """The state after a round's training, and the clients' models in one."""
         config = self._config
-        slots, changes = dict(state.slots), _Sum()
+        slots, changes = dict(state.slots), ControlSum()
         weighted = (
             Update(reply.parameters, float(reply.frames)) for reply in changes.taking(replies)
         )
@@ -325,101 +309,11 @@ class Server:
         state = replace(state, round=number, parameters=parameters, slots=slots, clipping_norm=norm)
         return state, combined
 
-    def _evaluate(self, number: int, parameters: np.ndarray, gathered: _Gathered) -> None:
+    def _evaluate(self, number: int, parameters: np.ndarray, gathered: Gathered) -> None:
         clients = of_part(self._clients, "val")
         request = Evaluate(*self._about, self._preparation, number, parameters)
-        answers = self._exchange(clients, request, Evaluated)
-        for _ in gathered.taking(self._tolerated(clients, answers)):
+        for _ in gathered.taking(self._exchange.tolerated(clients, request, Evaluated)):
             pass
-
-    def _tolerated(
-        self, asked: Sequence[Client], answers: Iterable[tuple[Client, _Reply | Failure]]
-    ) -> Iterator[tuple[Client, _Reply | Failure]]:
-        """The answers, among which are no more failures than may be.
-
-        Raises:
-            UserError: naming the clients that failed, after the last answer.
-        """
-        failures: list[Failure] = []
-        for client, reply in answers:
-            if isinstance(reply, Failure):
-                failures.append(reply)
-            yield client, reply
-        self._refuse_failures(failures, len(asked))
-
-    def _refuse_failures(self, failures: Sequence[Failure], asked: int) -> None:
-        fraction = self._config.failure_fraction
-        if len(failures) > fraction * asked:
-            raise UserError(
-                f"{len(failures)} of {asked} clients failed ({_named(failures)}); "
-                f"federation.failure_fraction allows {fraction:g}"
-            )
-
-    def _exchange(
-        self,
-        clients: Sequence[Client],
-        request: Content,
-        reply: type[_Reply],
-        own: Own | None = None,
-    ) -> Iterator[tuple[Client, _Reply | Failure]]:
-        """Each client's answer, in their order, whoever answers first.
-
-        Args:
-            clients: whom to ask.
-            request: what all are asked.
-            reply: the kind of an answer.
-            own: fields of the request that differ from client to client.
-        """
-        records, own = request.encode(), own or {}
-        # a list, since Flower's own grids go through the messages twice
-        messages = [
-            self._addressed(records, request.action, client, own.get(client.index, {}))
-            for client in clients
-        ]
-        waiting = {client.index: client for client in clients}
-        early: dict[int, Message] = {}
-        replies = self._grid.send_and_receive(messages, timeout=self._config.timeout_s)
-        for message in self._meter.timed(replies):
-            if message.metadata.group_id:  # Flower's own complaints may come without
-                early[int(message.metadata.group_id)] = message
-            while waiting and (first := next(iter(waiting))) in early:
-                client = waiting.pop(first)
-                asked = replace(request, **own.get(first, {}))
-                yield client, self._read(client, early.pop(first), asked, reply)
-        for client in waiting.values():
-            if client.index in early:
-                asked = replace(request, **own.get(client.index, {}))
-                yield client, self._read(client, early[client.index], asked, reply)
-            else:
-                yield client, Failure(client, "it did not answer in time")
-
-    def _addressed(
-        self, records: RecordDict, action: str, client: Client, own: Mapping[str, Any]
-    ) -> Message:
-        content = addressed(records, client.index, client.part, own)
-        self._meter.bytes_down += size_of(content)
-        return Message(
-            content,
-            self._node_of[client.index],
-            action,
-            ttl=self._config.timeout_s,  # who returns later does not work for nobody
-            group_id=str(client.index),
-        )
-
-    def _read(
-        self, client: Client, message: Message, request: Content, reply: type[_Reply]
-    ) -> _Reply | Failure:
-        if message.has_error():
-            return Failure(
-                client, " ".join((message.error.reason or "it failed without a reason").split())
-            )
-        self._meter.bytes_up += size_of(message.content)
-        try:
-            content = reply.decode(message.content)
-            content.refuse_unfit(request)
-        except MessageError as error:
-            return Failure(client, str(error))
-        return content
 
 
 def shared(experiment: Experiment) -> Experiment:
@@ -436,138 +330,6 @@ def shared(experiment: Experiment) -> Experiment:
         trainer=experiment.trainer,
         federation=replace(experiment.federation, engine="inprocess", ray=RayConfig()),
     )
-
-
-class _Meter:
-    """What a round costs: bytes, and seconds of waiting for clients."""
-
-    def __init__(self) -> None:
-        self.bytes_down = self.bytes_up = 0
-        self.waited_s = 0.0
-
-    def timed(self, replies: Iterable[Message]) -> Iterator[Message]:
-        coming = iter(replies)
-        while True:
-            start_s = time.perf_counter()
-            message = next(coming, None)
-            self.waited_s += time.perf_counter() - start_s
-            if message is None:
-                return
-            yield message
-
-
-class _Sum:
-    """Adds up how control variates change, while replies pass through."""
-
-    def __init__(self) -> None:
-        self.total: np.ndarray | None = None
-
-    def taking(self, replies: Iterable[Trained]) -> Iterator[Trained]:
-        for reply in replies:
-            if reply.control is not None:
-                self.total = reply.control.astype(np.float64) + (
-                    0.0 if self.total is None else self.total
-                )
-            yield reply
-
-
-class _Gathered:
-    """Scores of clients' answers, while the answers pass through.
-
-    Args:
-        dimensions: names of what is predicted.
-        start: the round's first model, to which clients' models are compared.
-    """
-
-    def __init__(self, dimensions: Sequence[str], start: np.ndarray | None = None) -> None:
-        self._dimensions = dimensions
-        self._start = start
-        self._replies: list[tuple[Client, dict[str, float]]] = []
-        self._moments: list[np.ndarray] = []
-        self._losses: list[np.ndarray] = []
-        self._batches: list[int] = []
-        self.failures: list[Failure] = []
-
-    def taking(self, answers: Iterable[tuple[Client, _Scored | Failure]]) -> Iterator[_Scored]:
-        for client, reply in answers:
-            if isinstance(reply, Failure):
-                self.failures.append(reply)
-                continue
-            self._replies.append((client, self._effort(reply)))
-            self._moments.append(reply.moments)
-            self._losses.append(reply.losses)
-            self._batches.append(reply.batches)
-            yield reply
-
-    def scores(self, phase: str) -> dict[str, float]:
-        if not self._moments:
-            return {}
-        moments = torch.from_numpy(np.stack(self._moments))  # K D 6
-        losses = np.average(self._losses, axis=0, weights=self._batches)
-        pooled = {**metrics.scores(metrics.merge(moments)), "loss": torch.from_numpy(losses)}
-        named = phase_scores(phase, pooled, self._dimensions)
-        return {name: float(value) for name, value in named.items()}
-
-    def rows(self) -> list[dict[str, float | str]]:
-        """What each client did."""
-        if not self._moments:
-            return []
-        cccs = metrics.ccc(torch.from_numpy(np.stack(self._moments))).tolist()  # K D
-        rows = []
-        for (client, effort), ccc, loss in zip(self._replies, cccs, self._losses, strict=True):
-            scored = {"ccc": ccc, "loss": loss.tolist()}
-            named = {
-                f"{name}/{dimension}": value
-                for name, values in scored.items()
-                for dimension, value in zip(self._dimensions, values, strict=True)
-            }
-            rows.append({"client": client.name, "part": client.part, **named, **effort})
-        return rows
-
-    def _effort(self, reply: Trained | Evaluated) -> dict[str, float]:
-        if not isinstance(reply, Trained) or self._start is None:
-            return {}
-        change = reply.parameters - self._start
-        return {
-            "update_norm": float(change @ change) ** 0.5,
-            "frames": reply.frames,
-            "steps": reply.steps,
-            "seconds": reply.seconds,
-        }
-
-    def drift(self, combined: np.ndarray, config: FederationConfig) -> float | None:
-        """Root mean square distance of the clients' models from their mean; None without one.
-
-        The mean squared distance from the mean is that from the start, less the mean's own.
-        """
-        if config.privacy.mode == "central" or not strategy.is_mean(config.strategy):
-            return None
-        efforts = [effort for _, effort in self._replies]
-        squares = [effort["update_norm"] ** 2 for effort in efforts]
-        uniform = config.strategy.weighting == "uniform"
-        weights = None if uniform else [effort["frames"] for effort in efforts]
-        change = combined - self._start
-        return max(float(np.average(squares, weights=weights) - change @ change), 0.0) ** 0.5
-
-
-def _all(
-    answers: Iterable[tuple[Client, _Reply | Failure]],
-) -> Iterator[tuple[Client, _Reply]]:
-    """The answers, of which none may be missing.
-
-    Raises:
-        UserError: naming the first client that failed.
-    """
-    for client, reply in answers:
-        if isinstance(reply, Failure):
-            raise UserError(f"client {client.name}: {reply.reason}")
-        yield client, reply
-
-
-def _named(failures: Sequence[Failure]) -> str:
-    named = [f"{item.client.name}: {item.reason}" for item in failures[:_NAMED_AT_MOST]]
-    more = len(failures) - len(named)
-    return "; ".join(named) + (f"; and {more} more" if more else "")
 
 
 def _refuse_unscored(values: Mapping[str, float], number: int) -> None:

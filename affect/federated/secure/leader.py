@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares
@@ -19,6 +19,7 @@ from jaxtyping import Float32, UInt64
 from affect.config import SecureAggregationConfig
 from affect.errors import UserError
 from affect.federated.draws import unforeseeable
+from affect.federated.exchange import Own
 from affect.federated.messages import (
     Content,
     MakeKeys,
@@ -35,10 +36,7 @@ from affect.federated.secure.graph import LEAST, hang_together, neighbours_of, t
 from affect.federated.secure.masks import pairwise, stream
 
 _Reply = TypeVar("_Reply", bound=Content)
-Own = Mapping[int, Mapping[str, Any]]
-"""What each client alone is sent, by its index."""
-
-Exchange = Callable[[Sequence[Client], Content, type[_Reply], Own], Iterator[tuple[Client, _Reply]]]
+Ask = Callable[[Sequence[Client], Content, type[_Reply], Own], Iterator[tuple[Client, _Reply]]]
 """Asks clients, and gives the answers of those that answer as they should."""
 
 
@@ -63,13 +61,13 @@ class SecureRound:
     """One round's stages.
 
     Args:
-        exchange: reaches the clients.
+        ask: reaches the clients.
         start: what the round starts from.
         config: shares and threshold.
     """
 
-    def __init__(self, exchange: Exchange, start: Start, config: SecureAggregationConfig) -> None:
-        self._exchange = exchange
+    def __init__(self, ask: Ask, start: Start, config: SecureAggregationConfig) -> None:
+        self._ask = ask
         self._start = start
         self._config = config
         self._keys: dict[int, PublicKeys] = {}
@@ -98,7 +96,7 @@ class SecureRound:
     def _public_keys(self, clients: Sequence[Client]) -> list[Client]:
         """Gather the public keys; the clients that have sent theirs."""
         request = MakeKeys(*self._start.about, self._start.number)
-        answers = list(self._exchange(clients, request, PublicKeys, {}))
+        answers = list(self._ask(clients, request, PublicKeys, {}))
         self._keys = {client.index: keys for client, keys in answers}
         generator = unforeseeable()
         self._neighbours = neighbours_of(list(self._keys), self._config.shares, generator)
@@ -115,7 +113,7 @@ class SecureRound:
             for client in clients
         }
         request = ShareSecrets(*self._start.about, self._start.number, [], [], [])
-        answers = self._exchange(clients, request, SealedShares, own)
+        answers = self._ask(clients, request, SealedShares, own)
         return {
             client.index: dict(zip(self._neighbours[client.index], reply.sealed, strict=True))
             for client, reply in answers
@@ -137,7 +135,7 @@ class SecureRound:
         start = self._start
         request = TrainMasked(*start.about, start.preparation, start.number, start.parameters, [])
         values, survivors = np.zeros(0, np.uint64), []
-        for client, reply in self._exchange(clients, request, Masked, own):
+        for client, reply in self._ask(clients, request, Masked, own):
             added = np.concatenate([reply.parameters, reply.tallies])
             values = added + values if len(values) else added
             survivors.append(client)
@@ -162,7 +160,7 @@ class SecureRound:
         request = Unmask(*self._start.about, self._start.number, [], [])
         seeds: dict[int, list[str]] = {client: [] for client in there}
         keys: dict[int, list[str]] = {client: [] for client in lost}
-        for client, reply in self._exchange(survivors, request, Pieces, own):
+        for client, reply in self._ask(survivors, request, Pieces, own):
             asked = own[client.index]
             for owner, piece in zip(asked["survivors"], reply.survivors, strict=True):
                 seeds[owner].append(piece)
