@@ -34,7 +34,7 @@ from tests import builders
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[simulation]'")
 from affect.federated.engines import ray as engine  # noqa: E402
-from affect.federated.engines.cluster import joined  # noqa: E402
+from affect.federated.engines.ray_cluster import joined  # noqa: E402
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[1]

@@ -30,10 +30,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from affect.config import FederationConfig
 from affect.errors import UserError
-from affect.federated.engines.cluster import joined
 from affect.federated.engines.cohorts import in_cohorts
 from affect.federated.engines.inprocess import App, InProcessGrid, Task
 from affect.federated.engines.pool import Pool, Worker
+from affect.federated.engines.ray_cluster import joined
 
 _START_S = 300.0
 """What an actor gets to start: on a cluster it may have to wait for its resources."""
