@@ -358,6 +358,11 @@ BAD = {
         {},
         "krum withstands 1 of at least 4 clients, the round has 3",
     ),
+    "local scaffold": (
+        {"strategy": StrategyConfig("scaffold"), "privacy": PrivacyConfig("local")},
+        {},
+        "the control variate of scaffold would tell it without",
+    ),
     "median": (
         {"strategy": StrategyConfig("fedmedian"), "privacy": PrivacyConfig("central")},
         {},

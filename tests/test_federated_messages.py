@@ -1,5 +1,6 @@
 """What a message may carry, and what is refused."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from affect.federated.messages import (
+    Delayed,
     MessageError,
     Surveyed,
     Train,
@@ -97,13 +99,70 @@ def test_anything_else_is_refused(records, said):
 
 
 def test_numbers_that_are_not_finite_and_other_shapes_are_refused():
-    broken = dataclasses.replace(TRAINED, parameters=np.full(5, np.nan, np.float32))
-    with pytest.raises(MessageError, match="its parameters are not finite"):
-        broken.refuse_unfit(TRAIN)
-    longer = dataclasses.replace(TRAINED, parameters=np.zeros(6, np.float32))
-    with pytest.raises(MessageError, match=r"have shape \(6,\), not \(5,\)"):
-        longer.refuse_unfit(TRAIN)
-    TRAINED.refuse_unfit(TRAIN)
+    TRAINED.refuse_unfit(TRAIN, {"D": 2})
+    largest = np.full(5, np.finfo(np.float32).max)  # whose sum is not finite
+    dataclasses.replace(TRAINED, parameters=largest).refuse_unfit(TRAIN, {"D": 2})
+
+
+def changed(content, change):
+    """The content with other values, unchecked as outside the tests."""
+    found = copy.copy(content)
+    for name, value in change.items():
+        object.__setattr__(found, name, value)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"parameters": np.full(5, np.nan, np.float32)}, "its parameters are not finite"),
+        ({"parameters": np.zeros(6, np.float32)}, r"parameters have shape \(6,\), not \(5,\)"),
+        ({"moments": np.zeros((3, 6))}, r"moments have shape \(3, 6\), not \(2, 6\)"),
+        ({"moments": np.zeros((2, 5))}, r"moments have shape \(2, 5\), not \(2, 6\)"),
+        ({"losses": np.zeros(5)}, r"losses have shape \(5,\), not \(2,\)"),
+        ({"control": np.zeros(5, np.float32)}, "its control is unasked"),
+        ({"frames": -1400}, "its frames is -1400"),
+        ({"frames": 2**62}, f"its frames is {2**62}"),
+        ({"batches": 0}, "its batches is 0"),
+        ({"seconds": float("nan")}, "its seconds is nan"),
+    ],
+)
+def test_an_answer_that_fits_no_such_request_is_refused(change, said):
+    with pytest.raises(MessageError, match=said):
+        changed(TRAINED, change).refuse_unfit(TRAIN, {"D": 2})
+
+
+def test_a_control_variate_that_is_asked_for_may_not_be_missing():
+    asked = dataclasses.replace(TRAIN, control=np.zeros(5, np.float32))
+    with pytest.raises(MessageError, match="its control is missing"):
+        TRAINED.refuse_unfit(asked, {"D": 2})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": np.zeros((3, 5))}, r"labels have shape \(3, 5\), not \(3, 2\)"),
+        ({"features": np.zeros((3, 2))}, r"features have shape \(3, 2\), not \(3, 1\)"),
+        ({"longest": -1}, "its longest is -1"),
+        ({"rate_hz": float("inf")}, "its rate_hz is inf"),
+    ],
+)
+def test_a_survey_of_other_action_units_than_it_names_is_refused(change, said):
+    survey = Surveyed(["AU01_r"], 25.0, 10, 10, np.zeros((3, 1)), None, np.zeros((3, 2)))
+    survey.refuse_unfit(TRAIN, {"D": 2})
+    with pytest.raises(MessageError, match=said):
+        changed(survey, change).refuse_unfit(TRAIN, {"D": 2})
+
+
+def test_moments_for_a_delay_come_together_or_not_at_all():
+    sizes = {"D": 1, "F": 2, "L": 3}
+    whole = Delayed(np.zeros((2, 2)), np.zeros((1, 2, 3)), np.zeros((1, 3)))
+    whole.refuse_unfit(TRAIN, sizes)
+    Delayed().refuse_unfit(TRAIN, sizes)
+    with pytest.raises(MessageError, match="some moments without the others"):
+        dataclasses.replace(whole, labels=None).refuse_unfit(TRAIN, sizes)
+    with pytest.raises(MessageError, match=r"have shape \(2, 2\), not \(4, 4\)"):
+        whole.refuse_unfit(TRAIN, {**sizes, "F": 4})
 
 
 def test_a_survey_may_leave_moments_out():

@@ -76,6 +76,37 @@ def test_both_releases_of_an_adaptive_norm_cost_what_one_costs(multiplier, expec
     assert updates**-2 + (2 * counting) ** -2 == pytest.approx(multiplier**-2)
 
 
+class NoNoise:
+    """In place of a generator."""
+
+    def normal(self, mean, deviation, size=None):
+        return np.full(size or (), mean)
+
+
+@pytest.mark.parametrize("length", [0.01, 10.0])
+@given(st.integers(1, 300), st.integers(0, 20), st.floats(0.1, 5))
+def test_one_client_moves_an_adaptive_release_by_one_deviation_of_its_noise(
+    length, expected, others, multiplier
+):
+    config = PrivacyConfig("central", noise_multiplier=multiplier, clipping="adaptive")
+    start, norm = np.zeros(4, np.float32), 2.0
+    update = Update(np.full(4, length, np.float32), 1.0)
+    rest = [Update(np.full(4, 0.1, np.float32), 1.0)] * others
+    found = [
+        released(updates, start, expected, norm, config, NoNoise())
+        for updates in (rest, [*rest, update])
+    ]
+    sums = [item.combined * expected for item in found]
+    counts = [
+        -math.log(item.clipping_norm / norm) / config.clipping_lr * expected for item in found
+    ]
+    noise, counting = noise_multipliers(config, expected)
+    moved = math.hypot(
+        np.linalg.norm(sums[1] - sums[0]) / (noise * norm), (counts[1] - counts[0]) / counting
+    )
+    assert moved <= (1 + 1e-6) / multiplier
+
+
 def test_a_client_noises_its_own_update():
     config = PrivacyConfig("local", noise_multiplier=0.5, clipping_norm=2.0)
     start = np.zeros(100_000, np.float32)

@@ -105,7 +105,7 @@ class Parties:
             answer = self.answer(asked).encode()
             self.replies.append(answer)
             found = reply.decode(answer)
-            found.refuse_unfit(asked)
+            found.refuse_unfit(asked, {})
             yield client, found
 
     def answer(self, asked):

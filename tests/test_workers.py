@@ -86,6 +86,20 @@ def test_a_worker_that_fails_costs_one_client(team, do, reason):
     assert not any(reply.has_error() for reply in answers(team, [told()] * 3))
 
 
+def slow_to_start(number):
+    time.sleep(1.0)
+    return make_app(number)
+
+
+def test_the_start_of_a_worker_is_not_its_clients_time():
+    team = Team(slow_to_start, 1, timeout_s=0.5)
+    try:
+        found = answers(team, [told(), told("hang"), told()])
+    finally:
+        team.stop()
+    assert [reply.has_error() for reply in found] == [False, True, False]
+
+
 def test_a_cohort_is_answered_by_one_worker_and_lost_with_it():
     team = Team(Together, 2, timeout_s=2.0, cohort=2)
     try:

@@ -138,7 +138,7 @@ def estimate_delay(
         UserError: there are fewer than two recordings, one is not longer than the longest
             candidate, or features and labels do not go together.
     """
-    lags = _lags(rate_hz, candidates_s)
+    lags = lags_of(rate_hz, candidates_s)
     _check_recordings(features, labels, int(lags[-1]))
     moments = [
         delay_moments(x, y, rate_hz, candidates_s) for x, y in zip(features, labels, strict=True)
@@ -159,7 +159,7 @@ def delay_moments(
         add up over recordings.
     """
     return _moments(
-        features, labels, _lags(rate_hz, candidates_s), max(round(SMOOTHING_S * rate_hz), 1)
+        features, labels, lags_of(rate_hz, candidates_s), max(round(SMOOTHING_S * rate_hz), 1)
     )
 
 
@@ -174,10 +174,13 @@ def delay_from_moments(
         UserError: the features or the labels never change.
     """
     correlation = _held_out_correlation(*(np.stack(part) for part in zip(*moments, strict=True)))
-    return _peak(_lags(rate_hz, candidates_s) / rate_hz, correlation)
+    return _peak(lags_of(rate_hz, candidates_s) / rate_hz, correlation)
 
 
-def _lags(rate_hz: float, candidates_s: Sequence[float]) -> Int[np.ndarray, " L"]:
+def lags_of(
+    rate_hz: float, candidates_s: Sequence[float] = CANDIDATE_DELAYS_S
+) -> Int[np.ndarray, " L"]:
+    """The delays to try, in whole frames."""
     return np.unique(np.round(np.asarray(candidates_s) * rate_hz).astype(int))
 
 

@@ -64,16 +64,21 @@ def with_delays(preparation: Preparation, moments: Sequence[Delayed]) -> Prepara
     """The same preparation with the delays that the training clients' moments show.
 
     Raises:
-        UserError: fewer than two clients have a recording that is long enough.
+        UserError: fewer than two of the clients have a recording that is long enough.
     """
-    if len(moments) < 2:  # noqa: PLR2004 - one to learn from, one to judge
+    found = [
+        (item.features, item.products, item.labels)
+        for item in moments
+        if item.features is not None and item.products is not None and item.labels is not None
+    ]
+    if len(found) < 2:  # noqa: PLR2004 - one to learn from, one to judge
         raise UserError(
             "data.delay_s: auto takes two training clients with recordings of more than 8 s and "
-            f"finds {len(moments)}: give the delay in seconds"
+            f"finds {len(found)}: give the delay in seconds"
         )
     delays = [
         delay_from_moments(
-            [(item.features, item.products[d], item.labels[d]) for item in moments],
+            [(features, products[d], labels[d]) for features, products, labels in found],
             preparation.rate_hz,
         )
         for d in range(len(preparation.dimensions))

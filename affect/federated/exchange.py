@@ -63,15 +63,24 @@ class Exchange:
         grid: reaches them.
         node_of: the node of each client, by the client's index.
         config: how long to wait, and how many may fail.
+        sizes: see below.
 
     Attributes:
+        sizes: of the axes of arrays in answers, by their letters, as far as they are known.
         cost: since it was last set anew.
     """
 
-    def __init__(self, grid: Grid, node_of: Mapping[int, int], config: FederationConfig) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        node_of: Mapping[int, int],
+        config: FederationConfig,
+        sizes: Mapping[str, int],
+    ) -> None:
         self._grid = grid
         self._node_of = node_of
         self._config = config
+        self.sizes = dict(sizes)
         self.cost = Cost()
 
     def answers(
@@ -162,7 +171,7 @@ class Exchange:
         self.cost.bytes_up += size_of(message.content)
         try:
             content = reply.decode(message.content)
-            content.refuse_unfit(request)
+            content.refuse_unfit(request, self.sizes)
         except MessageError as error:
             return Failure(client, str(error))
         return content

@@ -9,11 +9,10 @@ field of another type or shape, is refused by whoever receives it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from types import UnionType
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -26,7 +25,12 @@ from numpy.lib.format import (
     write_array_header_1_0,
 )
 
+from affect.federated.fields import axes_of, check_of, finite
+
 _ARRAYS, _NUMBERS, _WORDS = "arrays", "numbers", "words"
+_UNCOUNTABLE = 2**53
+"""From here on a float64 cannot tell whole numbers apart."""
+
 _Content = TypeVar("_Content", bound="Content")
 
 
@@ -45,6 +49,9 @@ class Content:
     action: ClassVar[str]
     """Flower's message type."""
 
+    least: ClassVar[Mapping[str, float]] = {}
+    """What numbers are at least, by the name of the field."""
+
     def encode(self) -> RecordDict:
         """The content as Flower's records."""
         arrays, numbers, words = ArrayRecord(), MetricRecord(), ConfigRecord()
@@ -59,20 +66,27 @@ class Content:
                 numbers[name] = value
         return RecordDict({_ARRAYS: arrays, _NUMBERS: numbers, _WORDS: words})
 
-    def refuse_unfit(self, request: Content) -> None:
-        """Refuse arrays that are not finite, or of another shape than in the request.
+    def refuse_unfit(self, request: Content, sizes: Mapping[str, int]) -> None:
+        """Refuse numbers and arrays that answer no such request.
+
+        Args:
+            request: that was asked. A field that it has too is as long here.
+            sizes: of the axes of arrays that are known, by their letters.
 
         Raises:
             MessageError: naming the field.
         """
-        for name in _declared(type(self)):
+        known = dict(sizes)
+        for name, declared in _declared(type(self)).items():
             value, asked = getattr(self, name), getattr(request, name, None)
-            if not isinstance(value, np.ndarray):
-                continue
-            if not _finite(value):
-                raise MessageError(f"its {name} are not finite: training diverged there")
-            if isinstance(asked, np.ndarray) and value.shape != asked.shape:
-                raise MessageError(f"its {name} have shape {value.shape}, not {asked.shape}")
+            if hasattr(request, name) and (value is None) != (asked is None):
+                raise MessageError(f"its {name} {'is missing' if value is None else 'is unasked'}")
+            if isinstance(value, np.ndarray):
+                wanted = asked.shape if isinstance(asked, np.ndarray) else None
+                _refuse_unfit_array(name, value, wanted or _sized(axes_of(declared), value, known))
+        for name, least in self.least.items():
+            if not least <= getattr(self, name) < _UNCOUNTABLE:
+                raise MessageError(f"its {name} is {getattr(self, name)}")
 
     @classmethod
     def decode(cls: type[_Content], records: RecordDict) -> _Content:
@@ -93,7 +107,7 @@ class Content:
         none: dict[str, Any] = {n: [] for n, kind in declared.items() if get_origin(kind) is list}
         values = {name: found.get(name, none.get(name)) for name in declared}
         for name, kind in declared.items():
-            if not _checks(kind)(values[name]):
+            if not check_of(kind)(values[name]):
                 raise MessageError(f"{cls.__name__}.{name} is {_kind(values[name])}")
         return cls(**values)
 
@@ -163,6 +177,7 @@ class Surveyed(Content):
         labels: the same of its labels.
     """
 
+    least: ClassVar[Mapping[str, float]] = {"rate_hz": 1e-3, "frames": 1, "longest": 1}
     names: list[str]
     rate_hz: float
     frames: int
@@ -170,6 +185,10 @@ class Surveyed(Content):
     features: Float64[np.ndarray, "3 F"] | None
     centred: Float64[np.ndarray, "3 F"] | None
     labels: Float64[np.ndarray, "3 D"]
+
+    def refuse_unfit(self, request: Content, sizes: Mapping[str, int]) -> None:
+        """Refuse also moments of more or fewer action units than it names."""
+        super().refuse_unfit(request, {**sizes, "F": len(self.names)})
 
 
 @dataclass(frozen=True)
@@ -186,11 +205,25 @@ class Delays(Request):
 
 @dataclass(frozen=True)
 class Delayed(Content):
-    """Second moments of features and labels at each candidate delay, summed over recordings."""
+    """Second moments of features and labels at each candidate delay, summed over recordings.
 
-    features: Float64[np.ndarray, "F F"]
-    products: Float64[np.ndarray, "D F L"]
-    labels: Float64[np.ndarray, "D L"]
+    All are None where no recording is long enough for them.
+    """
+
+    features: Float64[np.ndarray, "F F"] | None = None
+    products: Float64[np.ndarray, "D F L"] | None = None
+    labels: Float64[np.ndarray, "D L"] | None = None
+
+    def refuse_unfit(self, request: Content, sizes: Mapping[str, int]) -> None:
+        """Refuse also some moments without the others.
+
+        Raises:
+            MessageError: there are some only.
+        """
+        super().refuse_unfit(request, sizes)
+        given = {array is not None for array in (self.features, self.products, self.labels)}
+        if len(given) > 1:
+            raise MessageError("it sent some moments without the others")
 
 
 @dataclass(frozen=True)
@@ -224,6 +257,7 @@ class Trained(Content):
         seconds: that training took.
     """
 
+    least: ClassVar[Mapping[str, float]] = {"batches": 1, "steps": 1, "frames": 1, "seconds": 0}
     parameters: Float32[np.ndarray, " P"]
     control: Float32[np.ndarray, " P"] | None
     moments: Float64[np.ndarray, "D 6"]
@@ -277,7 +311,7 @@ class SealedShares(Content):
 
     sealed: list[str]
 
-    def refuse_unfit(self, request: Content) -> None:
+    def refuse_unfit(self, request: Content, sizes: Mapping[str, int]) -> None:
         """Refuse another number of pieces than there are neighbours.
 
         Raises:
@@ -336,7 +370,7 @@ class Pieces(Content):
     survivors: list[str]
     dropped: list[str]
 
-    def refuse_unfit(self, request: Content) -> None:
+    def refuse_unfit(self, request: Content, sizes: Mapping[str, int]) -> None:
         """Refuse other numbers of pieces than were asked for.
 
         Raises:
@@ -360,6 +394,7 @@ class Evaluate(Request):
 class Evaluated(Content):
     """How a network did on a client's recordings; see `Trained`."""
 
+    least: ClassVar[Mapping[str, float]] = {"batches": 1}
     moments: Float64[np.ndarray, "D 6"]
     losses: Float64[np.ndarray, " D"]
     batches: int
@@ -434,31 +469,26 @@ def _declared(content: type[Content]) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
-@cache
-def _checks(declared: Any) -> Callable[[Any], bool]:
-    """Tells whether a value is of a declared type."""
-    if isinstance(declared, UnionType):
-        kinds = [_checks(kind) for kind in get_args(declared)]
-        return lambda value: any(fits(value) for fits in kinds)
-    if get_origin(declared) is list:
-        fits_item = _checks(*get_args(declared))
-        return lambda value: isinstance(value, list) and all(map(fits_item, value))
-    if declared in (int, float):
-        return lambda value: isinstance(value, declared) and not isinstance(value, bool)
-    return lambda value: isinstance(value, declared)
-
-
-def _finite(array: np.ndarray) -> bool:
-    with np.errstate(all="ignore"):  # numbers that are finite may add up to one that is not
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
-
-
 def _kind(value: Any) -> str:
     if value is None:
         return "missing"
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} and {value.ndim} dimensions"
     return f"of type {type(value).__name__}"
+
+
+def _sized(axes: Sequence[str], value: np.ndarray, known: dict[str, int]) -> tuple[int, ...]:
+    """The shape with these axes; a letter that is not known yet is as long as it is here."""
+    for axis, length in zip(axes, value.shape, strict=True):
+        known.setdefault(axis, int(axis) if axis.isdigit() else length)
+    return tuple(known[axis] for axis in axes)
+
+
+def _refuse_unfit_array(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
+    if value.shape != shape:
+        raise MessageError(f"its {name} have shape {value.shape}, not {shape}")
+    if not finite(value):
+        raise MessageError(f"its {name} are not finite: training diverged there")
 
 
 def _refuse_other_lengths(found: list[str], asked: list[Any]) -> None:

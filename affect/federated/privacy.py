@@ -36,6 +36,10 @@ _NOISE_MULTIPLIERS = (0.2, 1000.0)
 """Between these a noise multiplier is sought: with less, the accounting says nothing of worth."""
 
 
+_CENTRE = 0.5
+"""Taken from each client's 0 or 1 before they are added: so one client moves the sum by 1/2."""
+
+
 @dataclass(frozen=True)
 class Released:
     """What a private round gives.
@@ -52,10 +56,17 @@ class Released:
 def refuse_unfit(config: FederationConfig) -> None:
     """Refuse strategies for which the privacy that is asked for would not hold.
 
+    A control variate of SCAFFOLD tells the update from which it was made.
+
     Raises:
         UserError: naming the strategy.
     """
     name = config.strategy.name
+    if config.privacy.mode == "local" and name == "scaffold":
+        raise UserError(
+            "federation.privacy.mode local puts noise on a client's model, and the control variate "
+            "of scaffold would tell it without: choose another strategy"
+        )
     if config.privacy.mode == "central" and name not in MEANS:
         raise UserError(
             f"federation.privacy.mode central holds for means of the clients, not for {name}: "
@@ -92,15 +103,15 @@ def released(
         generator: of the noise.
     """
     total = np.zeros(len(start))
-    within = 0
+    within = 0.0
     for update in updates:
         change, small = clipped(update.parameters, start, norm)
         total += change
-        within += small
+        within += small - _CENTRE
     noise, counting_noise = noise_multipliers(config, expected)
     total += generator.normal(0.0, noise * norm, len(start))
     if config.clipping == "adaptive":
-        share = (within + generator.normal(0.0, counting_noise)) / expected
+        share = (within + generator.normal(0.0, counting_noise)) / expected + _CENTRE
         next_norm = norm * math.exp(-config.clipping_lr * (share - config.quantile))
     else:
         next_norm = norm
@@ -111,7 +122,7 @@ def noise_multipliers(config: PrivacyConfig, expected: int) -> tuple[float, floa
     """Of the updates' sum, and the deviation of the noise on the count of small updates.
 
     Both releases of an adaptive norm together cost what one with `noise_multiplier` costs: theorem
-    1 of Andrew et al. (2021).
+    1 of Andrew et al. (2021), where a client moves the count by 1/2.
     """
     asked = config.noise_multiplier
     if config.clipping == "fixed":

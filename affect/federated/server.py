@@ -18,6 +18,7 @@ from jaxtyping import Float32
 
 from affect import config as configuration
 from affect.config import Experiment, RayConfig, SourceConfig
+from affect.data.annotation import lags_of
 from affect.data.preparation import Preparation
 from affect.errors import UserError
 from affect.federated import privacy, strategy
@@ -39,6 +40,7 @@ from affect.federated.messages import (
 from affect.federated.population import Client, clients_per_round, of_part, sample
 from affect.federated.secure import refusals
 from affect.federated.secure.leader import SecureRound, Start
+from affect.federated.secure.numbers import masked_tallies
 from affect.federated.secure.outcome import Outcome
 from affect.federated.strategy import Slots, Update
 from affect.training.scores import MONITOR
@@ -138,7 +140,9 @@ class Server:
         seed = experiment.seed if self._config.seed is None else self._config.seed
         self._draws = draws or seeded(seed)
         self._preparation = ""
-        self._exchange = Exchange(grid, node_of, self._config)
+        dimensions = len(experiment.data.dimensions)
+        sizes = {"D": dimensions, "M": masked_tallies(dimensions)}
+        self._exchange = Exchange(grid, node_of, self._config, sizes)
 
     def agree(self) -> Preparation:
         """The preparation that all clients have agreed on.
@@ -151,9 +155,10 @@ class Server:
         if self._experiment.data.delay_s != "auto":
             return preparation
         request = Delays(*self._about, json.dumps(preparation.to_json()))
+        lags = len(lags_of(preparation.rate_hz))
+        self._exchange.sizes |= {"F": preparation.features, "L": lags}
         answers = self._exchange.answers(self._train, request, Delayed)
-        found = [reply for _, reply in answers if not isinstance(reply, Failure)]
-        return with_delays(preparation, found)
+        return with_delays(preparation, [reply for _, reply in complete(answers)])
 
     def rounds(self, state: State, preparation: Preparation) -> Iterator[Round]:
         """The rounds that are left, one after another; fewer where `max_epsilon` is reached.
@@ -250,11 +255,12 @@ class Server:
     ) -> tuple[State, np.ndarray, Gathered]:
         """The state after a round's training, the clients' models in one, and their scores."""
         training = Gathered(self._experiment.data.dimensions, state.parameters)
-        control = state.slots.get("control")
-        request = Train(
-            *(*self._about, self._preparation, number, state.parameters),
-            control=None if control is None else control.astype(np.float32),
-        )
+        control = None
+        if self._config.strategy.name == "scaffold":
+            none = np.zeros_like(state.parameters)
+            control = state.slots.get("control", none).astype(np.float32)
+        asked = *self._about, self._preparation, number, state.parameters
+        request = Train(*asked, control=control)
         replies = training.taking(self._exchange.tolerated(chosen, request, Trained))
         return *self._aggregated(number, state, replies), training
 

@@ -96,9 +96,13 @@ class _Worker(Worker):
         self._timeout_s = timeout_s
         self.number = number
         self.alive = True
+        self._started = False
 
     def take(self, index: int, tasks: Sequence[Task]) -> None:
         self.index = index
+        if not self._started:  # its start is not the client's time
+            with suppress(EOFError, OSError):  # it died; `hear` tells
+                self._started = self.connection.recv()
         # the time-out is one message's, and the last one's begins after those of the others
         self.since_s = time.monotonic() + self._timeout_s * (len(tasks) - 1)
         self._messages = [message for message, _ in tasks]
@@ -133,5 +137,6 @@ def _serve(connection: Connection, make_app: Callable[[int], App], number: int) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         app = make_app(number)
+        connection.send(True)
         while True:
             connection.send(answered_together(app, connection.recv()))

@@ -21,6 +21,9 @@ _TALLY_STEP = 2.0**-20
 _LARGEST = 2.0**47
 """Of one client's number: the sum of 65,536 of them fits in 64 bits with its sign."""
 
+_PER_DIMENSION = 7
+"""A loss and six power sums."""
+
 _KEY = "federation.privacy.secure_aggregation"
 
 
@@ -77,6 +80,11 @@ def contribution(
     return Masked(changes.view(np.uint64), np.rint(tallies).astype(np.int64).view(np.uint64))
 
 
+def masked_tallies(dimensions: int) -> int:
+    """How many numbers go with a masked update: weight, batches, losses and power sums."""
+    return 2 + _PER_DIMENSION * dimensions
+
+
 def quantised(
     change: Float64[np.ndarray, " P"],
     config: SecureAggregationConfig,
@@ -106,7 +114,7 @@ def pooled(total: Masked, clients: int, config: SecureAggregationConfig) -> Pool
     tallies = total.tallies.view(np.int64)
     if not (tallies[:2] > 0).all() or not (np.abs(tallies) < clients * _LARGEST).all():
         raise UserError("the masks did not cancel: a client sent other numbers or pieces than due")
-    dimensions = (len(tallies) - 2) // 7  # a loss and six power sums each
+    dimensions = (len(tallies) - 2) // _PER_DIMENSION
     losses, sums = np.split(tallies[2:] * _TALLY_STEP, [dimensions])
     return Pooled(
         change=total.parameters.view(np.int64) * step_of(config),
