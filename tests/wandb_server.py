@@ -30,7 +30,7 @@ class Wandb:
     Attributes:
         url: where it listens.
         runs: by id: `project`, `group`, `sweep`, `config`, `rows`, `summary`, `exit_code`.
-        sweeps: by id: `config`, `queue` (configurations left), `begun` (run ids).
+        sweeps: by id: `config`, `queue` (configurations left), `begun` (those of runs).
         key: what it takes.
         broken: ids of runs that it answers with an error.
     """
@@ -191,7 +191,7 @@ def _stream(run, given):
 def _upsert_sweep(known, given):
     config = yaml.safe_load(given["config"])
     name = f"sweep{len(known.sweeps):03d}"
-    known.sweeps[name] = {"config": given["config"], "queue": _grid(config), "begun": []}
+    known.sweeps[name] = {"config": given["config"], "queue": _grid(config), "begun": {}}
     sweep = {"name": name, "project": _project(given["projectName"] or "uncategorized")}
     return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
 
@@ -225,7 +225,7 @@ def _heartbeat(known, given):
         if sweep["queue"]:
             run = f"{given['id']}-{len(sweep['begun'])}"
             configuration = sweep["queue"].pop(0)
-            sweep["begun"].append(run)
+            sweep["begun"][run] = configuration
             arguments = {name: {"value": value} for name, value in configuration.items()}
             commands = [{"type": "run", "run_id": run, "args": arguments, "program": "affect"}]
         else:
