@@ -108,7 +108,7 @@ def _copy(source: Path, copy: Path) -> None:
     descriptor, name = tempfile.mkstemp(dir=copy.parent, prefix=".")
     temporary = Path(name)
     try:
-        with source.open("rb", buffering=0) as read, os.fdopen(descriptor, "wb", 0) as written:
+        with source.open("rb", buffering=0) as read, os.fdopen(descriptor, "wb") as written:
             checksum = 0
             while chunk := read.read(_CHUNK):
                 checksum = zlib.crc32(chunk, checksum)
