@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from affect import tracking
 from affect.cli import main
 from affect.config import Experiment, TrackingConfig
 from affect.errors import UserError
@@ -46,15 +47,15 @@ def server(surroundings, monkeypatch):
         yield known
 
 
-def tracker(folder, run_id, **tracking):
+def tracker(folder, run_id, **settings):
     folder.mkdir(parents=True, exist_ok=True)
-    experiment = Experiment(tracking=TrackingConfig(mode="offline", project="faces", **tracking))
+    experiment = Experiment(tracking=TrackingConfig(mode="offline", project="faces", **settings))
     return Tracker(folder, run_id, "fit", experiment, {"seed": 7})
 
 
-def told(folder, run_id, steps, exit_code=0, **tracking):
+def told(folder, run_id, steps, exit_code=0, **settings):
     """A part of a run: rows of some steps, and a proper end."""
-    reports = tracker(folder, run_id, **tracking)
+    reports = tracker(folder, run_id, **settings)
     for step in steps:
         reports.log(step, {"val/ccc/mean": step / 10})
     reports.summarise({"val/ccc/mean": max(steps) / 10})
@@ -192,3 +193,10 @@ def test_in_a_job_wandb_writes_to_the_nodes_disk_and_leaves_all_in_the_runs_fold
     assert rows_of(server, "local") == expected(range(3))
     with (folder / "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def test_a_full_disk_of_a_node_is_told_before_a_run_begins(surroundings, monkeypatch, tmp_path):
+    monkeypatch.setenv("AFFECT_LOCAL", str(tmp_path / "disk"))
+    monkeypatch.setattr(tracking, "_LEAST_FREE", 2**60)
+    with pytest.raises(UserError, match=r"the node's disk is full: .* or name another folder"):
+        told(Path("run"), "r", range(1))

@@ -181,7 +181,8 @@ def _run_id() -> str:
     if job and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm-{job}-{os.environ.get('SLURM_STEP_ID', '0')}"
     if is_main_process():
-        os.environ[_RUN_ID_VARIABLE] = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        # of a thousand tasks that an array starts in one second no two may share a folder
+        os.environ[_RUN_ID_VARIABLE] = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
     try:
         return os.environ[_RUN_ID_VARIABLE]
     except KeyError:
