@@ -135,6 +135,10 @@ class Tracker:
             return
         self._tell_again(inf)
         self._run.finish(exit_code=exit_code)
+        if self._offline:
+            import wandb
+
+            wandb.teardown()  # the log is whole only once W&B's own process has ended
         try:
             _keep(self._place / "wandb", self._folder / "wandb")
         except (OSError, shutil.Error) as error:

@@ -82,7 +82,7 @@ def test_runs_are_uploaded_once_also_those_that_were_resumed_or_killed(server, c
     told(Path("runs/toy/resumed"), "resumed", range(3), exit_code=1)
     killed = tmp_path / "runs/toy/killed"
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    known.pop("WANDB_SERVICE")  # it would live on in this process's
+    known.pop("WANDB_SERVICE", None)  # it would live on in this process's
     command = [sys.executable, "-c", KILLED, killed]
     process = subprocess.run(command, env=known, start_new_session=True, check=False)
     assert process.returncode == -signal.SIGKILL
@@ -184,10 +184,16 @@ def test_in_a_job_wandb_writes_to_the_nodes_disk_and_leaves_all_in_the_runs_fold
     assert list((tmp_path / "disk").rglob("*.wandb"))
     reports.finish(exit_code=1)  # preempted
     time.sleep(1)  # W&B's folders bear the second in which they began
-    told(folder, "local", range(1, 3))
+    again = tracker(folder, "local")
+    for step in (1, 2):
+        again.log(step, {"val/ccc/mean": step / 10})
+    model = folder / "model.safetensors"
+    model.write_bytes(b"model")
+    again.keep_model([model], {})
+    again.finish()
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
     assert not list((tmp_path / "disk").iterdir())
-    assert not (tmp_path / "home").exists()
+    assert not list((tmp_path / "home").rglob("staging"))  # of models, for ever
     status, _, err = upload(capsys)
     assert status == 0, err
     assert rows_of(server, "local") == expected(range(3))
