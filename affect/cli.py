@@ -789,6 +789,36 @@ def _jobs(options: argparse.Namespace) -> Result:
     return Result(_lines([columns, *rows]), {"jobs": [asdict(job) for job in found]})
 
 
+def _configure_upload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders",
+        type=_path,
+        nargs="*",
+        default=[Path("runs")],
+        metavar="FOLDER",
+        help="runs, folders of runs, or sweeps (default: runs)",
+    )
+    parser.add_argument(
+        "--running",
+        action="store_true",
+        help="also runs that say they are running: killed ones that nobody will go on with",
+    )
+
+
+def _upload(options: argparse.Namespace) -> Result:
+    from affect.cluster.upload import upload
+
+    outcome = upload(options.folders, running=options.running, tell=_complain)
+    for folder, reason in outcome.failed.items():
+        _complain(f"{folder}: {reason}")
+    text = f"{len(outcome.uploaded)} runs uploaded, {len(outcome.before)} there already"
+    if outcome.running:
+        text += f", {len(outcome.running)} left as they are running (--running takes them too)"
+    failed = len(outcome.failed)
+    again = f"{failed} runs could not be uploaded: mend it and give the same command again"
+    return Result(text, asdict(outcome), again if failed else "")
+
+
 def _configure_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", type=_path, help="YAML of the cluster (or AFFECT_PROFILE)")
 
@@ -825,6 +855,7 @@ COMMANDS: Mapping[str, Command] = {
     "errors": Command("what a run's error is made of", _configure_errors, _errors),
     "submit": Command("a command as jobs of a SLURM cluster", _configure_submit, _submit, True),
     "jobs": Command("what has become of submitted jobs", _configure_jobs, _jobs),
+    "upload": Command("offline W&B runs to its server", _configure_upload, _upload),
     "doctor": Command("what this machine has, and lacks", _configure_doctor, _doctor),
 }
 

@@ -3,23 +3,41 @@
 `metrics.csv` is written in every mode; W&B works online with a key, offline without one, and not at
 all when it is disabled. Steps are explicit, so that a run that goes on after a restart continues
 its own curves.
+
+W&B keeps a run's last rows in memory. A part of an offline run that was killed is therefore thrown
+away when the run goes on, and its rows are told again from `metrics.csv`. In a job W&B writes to
+the node's own disk (`AFFECT_LOCAL`); what it has closed is moved to `wandb/` of the run's folder.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from math import inf
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from affect.config import Experiment, TrackingConfig
-from affect.errors import UserError
-from affect.files import write_whole
+from affect.errors import UnwritableError, UserError
+from affect.files import require_writable, write_whole
 
+LOCAL_VARIABLE = "AFFECT_LOCAL"
+"""Names a folder of a job's own on its node's disk."""
+SYNCED = ".wandb.synced"
+"""What `wandb sync` lays beside the log of a part that it has uploaded."""
+_CLOSED = "closed.json"
+_OF_SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+"""Hidden from W&B offline: a server refuses a run of a sweep that it does not know."""
+_PATIENCE_S = 5.0
+_VIEWER = "query Viewer { viewer { id } }"
+_LEAST_FREE = 64 * 2**20
 _MODES = ("online", "offline", "disabled")
 _KEY_LENGTH = 40
 _SERVER = "https://api.wandb.ai"
@@ -45,7 +63,10 @@ class Tracker:
         self._folder = folder
         self._path = folder / "metrics.csv"
         self._rows = _rows_in(self._path)
-        self._run = _start(folder, run_id, kind, experiment, config)
+        self._told = _drop_unclosed(folder / "wandb")
+        self._place = _place(folder, run_id)
+        self._run = _start(self._place, folder, run_id, kind, experiment, config)
+        self._offline = self._run is not None and self._run.settings.mode == "offline"
 
     def log(
         self,
@@ -72,6 +93,7 @@ class Tracker:
         if self._run is not None:
             import wandb
 
+            self._tell_again(step)
             histograms = {
                 name: wandb.Histogram(list(numbers))
                 for name, numbers in (distributions or {}).items()
@@ -81,6 +103,7 @@ class Tracker:
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Set the run's final values."""
         if self._run is not None:
+            self._tell_again(inf)
             self._run.summary.update(dict(values))
 
     def show(self, figures: Sequence[Path]) -> None:
@@ -97,13 +120,42 @@ class Tracker:
 
             artifact = wandb.Artifact(f"model-{self._run.id}", "model", metadata=dict(metadata))
             for path in files:
-                artifact.add_file(str(path), name=str(path.relative_to(self._folder)))
+                # taken where it lies: W&B would keep a copy in the user's home for ever
+                place, name = str(path.resolve()), str(path.relative_to(self._folder))
+                artifact.add_file(place, name=name, policy="immutable")
             self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int = 0) -> None:
-        """Flush and close; a code other than 0 marks the run as failed."""
-        if self._run is not None:
-            self._run.finish(exit_code=exit_code)
+        """Flush and close; a code other than 0 marks the run as failed.
+
+        Raises:
+            UserError: what W&B has written cannot be kept.
+        """
+        if self._run is None:
+            return
+        self._tell_again(inf)
+        self._run.finish(exit_code=exit_code)
+        if self._offline:
+            import wandb
+
+            wandb.teardown()  # the log is whole only once W&B's own process has ended
+        try:
+            _keep(self._place / "wandb", self._folder / "wandb")
+        except (OSError, shutil.Error) as error:
+            raise UnwritableError(
+                f"cannot keep W&B's files in {self._folder}: {error}; free space there"
+            ) from error
+        if self._offline and self._rows:
+            _close(self._folder / "wandb", int(self._rows[-1]["step"]))
+
+    def _tell_again(self, step: float) -> None:
+        """Log the rows before a step that no closed part of an offline run holds."""
+        if self._offline:
+            for row in self._rows:
+                if self._told < int(row["step"]) < step:
+                    values = {name: float(value) for name, value in row.items() if value != ""}
+                    self._run.log(values, step=int(row["step"]))
+        self._told = max(self._told, step)
 
 
 def mode_of(config: TrackingConfig) -> str:
@@ -115,49 +167,132 @@ def mode_of(config: TrackingConfig) -> str:
         return config.mode
     asked = os.environ.get("WANDB_MODE")
     if not asked:
-        return "online" if _has_key() else "offline"
+        return "online" if key() else "offline"
     if asked not in _MODES:
         raise UserError(f"WANDB_MODE is {asked!r}: choose one of {', '.join(_MODES)}")
     return asked
 
 
-def _has_key() -> bool:
-    """Whether `wandb login` has left a key, or the environment holds one; asks no server."""
-    if len(os.environ.get("WANDB_API_KEY", "")) >= _KEY_LENGTH:
-        return True
-    import wandb
+def _reached(mode: str, config: TrackingConfig) -> str:
+    """The mode, `offline` where nobody asked for `online` and no server answers.
 
-    servers = (os.environ.get("WANDB_BASE_URL"), wandb.Settings().base_url, _SERVER)
-    hosts = {urlsplit(server).netloc for server in servers if server}
+    Raises:
+        UserError: as `require_server`.
+    """
+    if mode == "online":
+        try:
+            require_server()
+        except NoServerError as error:
+            if config.mode == "online" or os.environ.get("WANDB_MODE") == "online":
+                raise
+            sys.stderr.write(f"affect: {error}: this run is offline (`affect upload` later)\n")
+            return "offline"
+    return mode
+
+
+def key() -> str:
+    """The key that `wandb login` has left, or the environment holds; empty without one."""
+    given = os.environ.get("WANDB_API_KEY", "")
+    if len(given) >= _KEY_LENGTH:
+        return given
+    hosts = {urlsplit(url).netloc: None for url in (server(), _SERVER)}
     try:
         known = netrc(os.environ.get("NETRC") or str(Path("~/.netrc").expanduser())).hosts
     except (OSError, NetrcParseError):
-        return False
-    return bool(hosts & known.keys())
+        return ""
+    return next((known[host][2] for host in hosts if host in known), "")
+
+
+def server() -> str:
+    """The address of W&B's server; asks nobody."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+
+
+def require_server() -> None:
+    """Ask W&B's server who we are, which W&B itself goes on trying for minutes.
+
+    Raises:
+        NoServerError: nobody answers.
+        UserError: there is no key, or it is not taken.
+    """
+    import httpx
+
+    known, url = key(), server().rstrip("/")
+    if not known:
+        raise UserError(f"no key for {url}: `wandb login`, or export WANDB_API_KEY")
+    try:
+        answer = httpx.post(
+            f"{url}/graphql", auth=("api", known), json={"query": _VIEWER}, timeout=_PATIENCE_S
+        )
+        refused = answer.status_code in {401, 403}
+        told = {} if refused else answer.raise_for_status().json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise NoServerError(
+            f"W&B's server {url} does not answer ({error}): run this where there is internet, such "
+            "as on a login node, or stay offline"
+        ) from None
+    if not (told.get("data") or {}).get("viewer"):
+        raise UserError(
+            f"{url} does not take the key (expired, or another server's): `wandb login "
+            "--relogin`, or export a new WANDB_API_KEY"
+        )
+
+
+class NoServerError(UserError):
+    """W&B's server cannot be reached from here."""
+
+
+def _place(folder: Path, run_id: str) -> Path:
+    """Where W&B writes while the run goes on.
+
+    Raises:
+        UserError: a job's own folder is full, or cannot be written.
+    """
+    local = os.environ.get(LOCAL_VARIABLE)
+    if not local:
+        return folder
+    place = Path(local) / f"run-{run_id}"
+    require_writable(place)
+    free = shutil.disk_usage(place).free
+    if free < _LEAST_FREE:
+        raise UnwritableError(
+            f"the node's disk is full: {free / 2**20:.0f} MiB free in {local}; free space there, "
+            "or name another folder as scratch in the profile"
+        )
+    return place
 
 
 def _start(
-    folder: Path, run_id: str, kind: str, experiment: Experiment, config: dict[str, Any]
+    place: Path,
+    folder: Path,
+    run_id: str,
+    kind: str,
+    experiment: Experiment,
+    config: dict[str, Any],
 ) -> Any:
     if not os.environ.get("WANDB_MODE", "unset"):
         del os.environ["WANDB_MODE"]  # wandb takes an empty one for an unknown mode
-    mode = mode_of(experiment.tracking)
+    mode = _reached(mode_of(experiment.tracking), experiment.tracking)
     if mode == "disabled":
         return None
     import wandb
 
     tracking = experiment.tracking
+    sweep = os.environ.get(_OF_SWEEP[0], "") if mode == "offline" else ""
+    hidden = {name: os.environ.pop(name) for name in _OF_SWEEP if sweep and name in os.environ}
     try:
         return wandb.init(
             id=run_id,
             name=f"{experiment.name}-{folder.name}",
             project=tracking.project,
             entity=tracking.entity or None,
-            group=tracking.group or experiment.name,
+            group=tracking.group or sweep or experiment.name,
             job_type=kind,
             tags=tracking.tags,
             config=config,
-            dir=str(folder),
+            dir=str(place.absolute()),
             mode=mode,  # pyright: ignore[reportArgumentType] - one of the three by mode_of
             resume="allow",
             settings=wandb.Settings(silent=True, console="off"),
@@ -167,6 +302,40 @@ def _start(
         raise UserError(
             f"W&B cannot start {mode}: {detail}; `wandb login`, or pass --tracking.mode=offline"
         ) from error
+    finally:
+        os.environ.update(hidden)
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Move W&B's folders to the run's; links, to logs that stay on the node, are left out."""
+    if made == kept:
+        return
+    for part in made.glob("*run-*"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.copytree(part, kept / part.name, ignore=_links, dirs_exist_ok=True)
+    shutil.rmtree(made.parent, ignore_errors=True)
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
+def _close(folder: Path, step: int) -> None:
+    """Note that W&B has all rows up to a step, in the parts that are there."""
+    parts = sorted(part.name for part in folder.glob("offline-run-*"))
+    write_whole(folder / _CLOSED, json.dumps({"step": step, "parts": parts}).encode())
+
+
+def _drop_unclosed(folder: Path) -> int:
+    """Remove parts of an offline run that were killed; the last step of those that were not."""
+    try:
+        closed = json.loads((folder / _CLOSED).read_text())
+    except (OSError, ValueError):
+        closed = {"step": -1, "parts": []}
+    for part in folder.glob("offline-run-*"):
+        if part.name not in closed["parts"] and not any(part.glob(f"*{SYNCED}")):
+            shutil.rmtree(part, ignore_errors=True)
+    return closed["step"]
 
 
 def _rows_in(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,12 @@ export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 
 # What is small, written often and needed by this job alone stays on the node's own disk.
 scratch="${AFFECT_SCRATCH:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}/affect-$SLURM_JOB_ID"
-export FLWR_HOME="${FLWR_HOME:-$scratch/flower}" WANDB_CACHE_DIR="${WANDB_CACHE_DIR:-$scratch/wandb}"
+export FLWR_HOME="${FLWR_HOME:-$scratch/flower}" MPLCONFIGDIR="${MPLCONFIGDIR:-$scratch/matplotlib}"
+export WANDB_CACHE_DIR="${WANDB_CACHE_DIR:-$scratch/wandb}" WANDB_DATA_DIR="${WANDB_DATA_DIR:-$scratch/wandb}"
+export AFFECT_LOCAL="$scratch" # W&B writes there, and what it has closed is moved to the run's folder
+# Recordings are copied once a node to a disk that the site names; AFFECT_STAGE= reads them in place.
+near="${AFFECT_SCRATCH:-${SLURM_TMPDIR:-}}"
+export AFFECT_STAGE="${AFFECT_STAGE-${near:+$near/affect-recordings-$UID}}"
 
 # `scontrol requeue $SLURM_JOB_ID` in an array can requeue every task: this names the task alone.
 job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"

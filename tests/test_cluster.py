@@ -13,7 +13,7 @@ from affect import cli
 from affect.cluster import doctor, jobs, plan, profile, script, slurm, submission
 from affect.cluster.profile import Profile
 from affect.errors import UserError
-from tests import run_folders
+from tests import run_folders, wandb_server
 
 KINDS = ("fit", "federate", "extract", "sweep", "compare")
 
@@ -374,6 +374,21 @@ def test_the_doctor_ends_with_2_where_something_is_broken(capsys, toy, monkeypat
     assert status == 2
     assert "OpenFace, scratch" in err
     assert "absent" in out
+
+
+def test_the_doctor_says_whether_runs_reach_wandbs_server(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    with wandb_server.serving() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        look = doctor._LOOKS["W&B"]
+        assert look().state == "ok"
+        assert f"logged in at {server.url}" in look().detail
+        server.key = "another"
+        told = doctor._found("W&B", look)
+        assert (told.state, "does not take the key" in told.detail) == ("broken", True)
+    assert look().state == "missing"
+    assert "`affect upload` later" in look().advice
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,12 @@ def until(condition, seconds=120):
         time.sleep(0.02)
 
 
-def test_a_grid_runs_each_configuration_once_and_not_again(place):
+def test_a_grid_runs_each_configuration_once_and_not_again(place, capsys):
     path = sweep_file(place)
     assert agent(path, "--jobs", 3) == 0
+    assert "nothing was left" not in capsys.readouterr().err
     assert agent(path) == 0
+    assert "affect: nothing was left to run: all 6 trials have ended" in capsys.readouterr().err
     assert rates_begun(place) == RATES
     sweep = open_sweep(Path("s"))
     trials = sweep.trials()

@@ -242,6 +242,10 @@ def test_a_trial_never_reads_the_test():
             "has no bracket",
         ),
         ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "eta must be"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": "yes"}},
+            "early_terminate.strict must be true or false, not 'yes'",
+        ),
         ({"early_terminate": {"type": "hyperband", "min": 1}}, "early_terminate.min is not"),
     ],
 )

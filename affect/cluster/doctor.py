@@ -146,14 +146,18 @@ def _job() -> Finding:
 
 
 def _wandb() -> Finding:
+    from affect import tracking
     from affect.config import TrackingConfig
-    from affect.tracking import mode_of
 
-    mode = mode_of(TrackingConfig())
-    if mode == "online":
-        return Finding("W&B", OK, f"{version('wandb')}, logged in")
-    advice = "`wandb login`, or upload later: `wandb sync runs/*/*/wandb/offline-run-*`"
-    return Finding("W&B", MISSING, f"{version('wandb')}, {mode}", advice)
+    mode = tracking.mode_of(TrackingConfig())
+    if mode != "online":
+        advice = "`wandb login`, or upload later: `affect upload`"
+        return Finding("W&B", MISSING, f"{version('wandb')}, {mode}", advice)
+    try:
+        tracking.require_server()
+    except tracking.NoServerError as error:
+        return Finding("W&B", MISSING, str(error), "runs are offline here: `affect upload` later")
+    return Finding("W&B", OK, f"{version('wandb')}, logged in at {tracking.server()}")
 
 
 def _openface() -> Finding:

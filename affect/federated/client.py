@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from affect.config import TrainerConfig
+from affect.data.staging import staged
 from affect.federated.cohort import attempted
 from affect.federated.engines.inprocess import failed
 from affect.federated.enrolment import EnrolledPlace
@@ -34,7 +36,7 @@ from affect.store import Entry
 def app_at(
     entries: Mapping[int, Sequence[Entry]], memory: Path, trainer: TrainerConfig, number: int = 0
 ) -> TogetherApp:
-    """The app of clients whose recordings are all on this machine.
+    """The app of clients whose recordings this machine can read; see `staged`.
 
     Args:
         entries: the recordings of each client, by its index.
@@ -43,7 +45,9 @@ def app_at(
         number: of the process that asks; processes take turns on the GPUs.
     """
     torch.set_num_threads(trainer.threads)
-    return TogetherApp(Site(entries, memory, device_for(trainer, number)))
+    near = iter(staged([entry for held in entries.values() for entry in held]))
+    here = {client: list(islice(near, len(held))) for client, held in entries.items()}
+    return TogetherApp(Site(here, memory, device_for(trainer, number)))
 
 
 class TogetherApp:

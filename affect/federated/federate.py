@@ -21,6 +21,7 @@ from affect.config import Experiment
 from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
+from affect.data.staging import staged
 from affect.errors import Preempted, UserError
 from affect.federated import cohort, personal
 from affect.federated.client import app_at
@@ -77,13 +78,13 @@ def _train(
         return store.read_predictions(folder / PREDICTIONS)
     experiment = run.experiment
     clients = population(fold, experiment.federation)
-    held = _held(clients, entries)
-    make_app = partial(app_at, held, folder / "clients", experiment.trainer)
+    make_app = partial(app_at, _held(clients, entries), folder / "clients", experiment.trainer)
     with engine(make_app, len(clients), experiment.federation) as grid:
         nodes = {client.index: client.index + 1 for client in clients}
         server = Server(grid, clients, nodes, experiment)
         state, preparation = trained_rounds(run, fold, server, tracker)
     module = kept_module(experiment, preparation, state)
+    entries = staged(entries)
     parts = _by_part(fold, entries)
     scored = [*parts["val"], *parts["test"]]
     series = SeriesCache(
@@ -94,6 +95,7 @@ def _train(
     device = device_for(experiment.trainer)
     predict = None
     if experiment.federation.personalisation.steps:
+        held = _held(clients, entries)
         memory, draws = Memory(folder / "clients"), seeded(experiment.seed)
         local = LocalTraining(experiment, preparation, held, memory, device, draws)
         network_of = partial(local.personalised, parameters=kept(experiment, state))

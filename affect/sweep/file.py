@@ -190,7 +190,10 @@ def _hyperband(content: Any) -> Hyperband | None:
         raise UserError("early_terminate needs min_iter, or max_iter and s")
     if not brackets:
         raise UserError("early_terminate has no bracket: raise max_iter or s, or lower eta")
-    return Hyperband(brackets, eta, content.get("strict") is True)
+    strict = content.get("strict", False)
+    if not isinstance(strict, bool):
+        raise UserError(f"early_terminate.strict must be true or false, not {strict!r}")
+    return Hyperband(brackets, eta, strict)
 
 
 def _number(content: Mapping[str, Any], key: str, default: float | None, above: float = 0) -> float:

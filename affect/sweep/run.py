@@ -13,7 +13,7 @@ from affect.sweep import file as files
 from affect.sweep.agent import Agent, giving_way, limit
 from affect.sweep.command import checked
 from affect.sweep.file import SweepFile
-from affect.sweep.folder import Sweep, create, open_sweep
+from affect.sweep.folder import ENDED, Sweep, create, open_sweep
 from affect.sweep.search import require_optuna
 
 
@@ -52,7 +52,10 @@ def run(
     sweep, experiment = _opened(file, folder, count=count, seed=seed)
     tell(f"sweep {sweep.folder}")
     with giving_way(sweep.folder):
+        ended = sum(trial.status in ENDED for trial in sweep.trials())
         Agent(sweep, experiment, jobs=jobs, most=count, alone=agent, tell=tell).work()
+        if ended and ended == sum(trial.status in ENDED for trial in sweep.trials()):
+            tell(f"nothing was left to run: all {ended} trials have ended (--count N for more)")
         if agent:
             return _counted(sweep)
         from affect.sweep.summary import summarise, to_table

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from affect.config import Experiment
 from affect.data.splits import Fold
+from affect.data.staging import staged
 from affect.prediction import Prediction
 from affect.store import Entry
 from affect.tracking import Tracker
@@ -42,7 +43,7 @@ def _train(
     run: Run, entries: Sequence[Entry], fold: Fold, tracker: Tracker | None
 ) -> list[Prediction]:
     position = run.record["folds"].index(fold.index)
-    return train_fold(run, entries, fold, _callbacks(run, position, tracker))
+    return train_fold(run, staged(entries), fold, _callbacks(run, position, tracker))
 
 
 class _EpochRows(Callback):

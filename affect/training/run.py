@@ -158,9 +158,9 @@ def git_commit() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """What git says; it takes no lock, which all jobs of a cluster would share."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def is_main_process() -> bool:
@@ -181,7 +181,8 @@ def _run_id() -> str:
     if job and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm-{job}-{os.environ.get('SLURM_STEP_ID', '0')}"
     if is_main_process():
-        os.environ[_RUN_ID_VARIABLE] = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        # of a thousand tasks that an array starts in one second no two may share a folder
+        os.environ[_RUN_ID_VARIABLE] = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
     try:
         return os.environ[_RUN_ID_VARIABLE]
     except KeyError:
