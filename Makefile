@@ -40,7 +40,8 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 bench: setup
-	$(BIN)/python benchmarks/bench.py --out bench.json $(BENCH)
+	$(BIN)/pip install --quiet --no-deps --target build/peers --upgrade -r benchmarks/peers.txt || echo "no peers"
+	PYTHONPATH=build/peers $(BIN)/python benchmarks/bench.py --out bench.json $(BENCH)
 
 clean:
 	rm -rf demo bench.json

@@ -35,6 +35,7 @@ ITEMS = {
     "federation": "federating:measure_few",
     "clients": "federating:measure_many",
     "engines": "simulating:measure",
+    "peers": "peers:measure",
     "cohort": "federating:measure_cohort",
     "reading": "caching:measure_reading",
     "listing": "caching:measure_listing",

@@ -204,11 +204,12 @@ class PlainLoop:
         self, experiment: Experiment, held: dict[int, list[Entry]], preparation: Preparation
     ) -> None:
         config = experiment.data
-        self._experiment = experiment
-        self._model = initial_module(experiment, preparation.features).model
+        self.experiment = experiment
+        self.features = preparation.features
+        self._model = initial_module(experiment, self.features).model
         self._parameters = list(self._model.parameters())
         series = SeriesCache(preparation, 2**32)
-        self._windows = [
+        self.windows = [
             WindowDataset(entries, series, config.window_frames, config.hop_frames)
             for entries in held.values()
         ]
@@ -228,20 +229,20 @@ class PlainLoop:
     def trained(self, client: int, parameters: np.ndarray, number: int) -> np.ndarray:
         """A client's parameters after a round, 0 for the first, that starts from these."""
         vector_to_parameters(torch.from_numpy(parameters.copy()), self._parameters)
-        self._train(self._windows[client], number)
+        self._train(self.windows[client], number)
         return parameters_to_vector(self._parameters).detach().numpy().copy()
 
     def _train(self, windows: WindowDataset, number: int) -> None:
-        optimizer = make_optimizer(self._parameters, self._experiment.optimizer)
-        order = training_order(windows, self._experiment.seed)
+        optimizer = make_optimizer(self._parameters, self.experiment.optimizer)
+        order = training_order(windows, self.experiment.seed)
         order.set_epoch(number)
-        options = dataclasses.asdict(self._experiment.loss)
+        options = dataclasses.asdict(self.experiment.loss)
         self._model.train()
-        for batch in _batches([windows[i] for i in order], self._experiment.data.batch_size):
+        for batch in _batches([windows[i] for i in order], self.experiment.data.batch_size):
             optimizer.zero_grad()
             prediction = self._model(batch.features, batch.mask)
             affect_loss(prediction, batch.labels, batch.mask, **options).mean().backward()
-            limit = self._experiment.trainer.gradient_clip_val or torch.inf
+            limit = self.experiment.trainer.gradient_clip_val or torch.inf
             nn.utils.clip_grad_norm_(self._parameters, limit)
             optimizer.step()
 

@@ -60,7 +60,7 @@ MEDIANS = {
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmarks") / "bench.json"
-    # not `engines`: it starts Ray twice, whose engine has tests of its own
+    # not `engines` and `peers`, which start Ray and need what only `make bench` installs
     names = [*MEDIANS, *LEVEL1]
     command = [sys.executable, str(SCRIPT), "--out", str(path), "--quick", "--only", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
