@@ -411,7 +411,7 @@ class FederationConfig:
         timeout_s: what a client gets for a message; null for ever.
         failure_fraction: share of a round's clients that may fail without ending the run.
         evaluate_every: rounds between two validations; the last round is always validated.
-        seed: of the choice of clients; null for the experiment's seed.
+        seed: of the choice of clients and of the server's noise; null for the experiment's seed.
     """
 
     rounds: int = 40
