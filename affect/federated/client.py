@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 
 from affect.config import TrainerConfig
 from affect.data.staging import staged
+from affect.federated.answering import failed
 from affect.federated.cohort import attempted
-from affect.federated.engines.inprocess import failed
 from affect.federated.enrolment import EnrolledPlace
 from affect.federated.messages import (
     Content,

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 
 from affect.config import FederationConfig
 from affect.errors import UserError
+from affect.federated.answering import App
 from affect.federated.engines import workers
-from affect.federated.engines.inprocess import App, InProcessGrid
+from affect.federated.engines.inprocess import InProcessGrid
 
 
 def engine(

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from flwr.app import Context, Message
 
-from affect.federated.engines.inprocess import Answers, App, Task, answered, failed
+from affect.federated.answering import Answers, App, Task, answered, failed
 from affect.federated.messages import Train
 
 

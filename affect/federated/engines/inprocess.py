@@ -7,20 +7,16 @@ that the server can aggregate them without holding them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.app import Context, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from affect.errors import UserError
-
-App = Callable[[Message, Context], Message]
-Task = tuple[Message, Context]
-Answers = Callable[[Iterable[Task]], Iterator[Message]]
+from affect.federated.answering import Answers
 
 
 class InProcessGrid(Grid):
@@ -85,18 +81,3 @@ class InProcessGrid(Grid):
     ) -> Iterator[Message]:
         """The replies, in the order of the messages; a client that fails answers with an error."""
         return self._answers((item, self._contexts[item.metadata.dst_node_id]) for item in messages)
-
-
-def answered(app: App, message: Message, context: Context) -> Message:
-    """An app's reply, or the error that it raised."""
-    try:
-        return app(message, context)
-    except Exception as error:
-        return failed(message, error)
-
-
-def failed(message: Message, error: Exception) -> Message:
-    """The reply of a client that raised an error."""
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{kind}{error}")
-    return Message(reason, reply_to=message)

@@ -30,8 +30,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from affect.config import FederationConfig
 from affect.errors import UserError
+from affect.federated.answering import App, Task
 from affect.federated.engines.cohorts import in_cohorts
-from affect.federated.engines.inprocess import App, InProcessGrid, Task
+from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.engines.pool import Pool, Worker
 from affect.federated.engines.ray_cluster import joined
 

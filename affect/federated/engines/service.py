@@ -22,7 +22,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as Proto
 
 from affect.errors import UserError
-from affect.federated.engines.inprocess import App
+from affect.federated.answering import App
 
 _log = logging.getLogger("affect.site")
 _OTHERS_MAY_NOT = 0o117

@@ -17,8 +17,9 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
 from affect.config import FederationConfig
+from affect.federated.answering import App, Task
 from affect.federated.engines.cohorts import answered_together, cohorts, in_cohorts
-from affect.federated.engines.inprocess import App, InProcessGrid, Task
+from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.engines.pool import Pool, Worker
 from affect.stopping import deaf_to_interrupts
 
