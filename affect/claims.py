@@ -67,7 +67,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
         over.set()
         watch.join()
         with suppress(UserError):  # a full disk, or the folder is gone
-            release(folder)
+            created(_release_of(claim), "")
 
 
 def take(folder: Path) -> Path | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 from affect.errors import Preempted
@@ -70,3 +72,19 @@ def deaf_to_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def heed_parent_alone(_: int = 0) -> None:
+    """From now on SIGTERM ends this process where its parent sent it, and nobody else.
+
+    A data loader's worker that SLURM's SIGTERM to all ends would take the training with it.
+    """
+
+    def listen() -> None:
+        while signal.sigwaitinfo(numbers).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    numbers = {signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    Thread(target=listen, daemon=True).start()

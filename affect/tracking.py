@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
@@ -76,19 +78,23 @@ class Tracker:
                 name: wandb.Histogram(list(numbers))
                 for name, numbers in (distributions or {}).items()
             }
-            self._run.log({**row, **histograms}, step=step)
+            with self._heard():
+                self._run.log({**row, **histograms}, step=step)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Set the run's final values."""
         if self._run is not None:
-            self._run.summary.update(dict(values))
+            with self._heard():
+                self._run.summary.update(dict(values))
 
     def show(self, figures: Sequence[Path]) -> None:
         """Log figures under `figures/<name>`."""
         if self._run is not None:
             import wandb
 
-            self._run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+            images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+            with self._heard():
+                self._run.log(images)
 
     def keep_model(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
         """Log files of the run's folder as one artifact of type `model`, at their places in it."""
@@ -98,12 +104,30 @@ class Tracker:
             artifact = wandb.Artifact(f"model-{self._run.id}", "model", metadata=dict(metadata))
             for path in files:
                 artifact.add_file(str(path), name=str(path.relative_to(self._folder)))
-            self._run.log_artifact(artifact)
+            with self._heard():
+                self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int = 0) -> None:
         """Flush and close; a code other than 0 marks the run as failed."""
         if self._run is not None:
-            self._run.finish(exit_code=exit_code)
+            with self._heard():
+                self._run.finish(exit_code=exit_code)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Tell W&B in the block; the run goes on without W&B where W&B's own process has ended.
+
+        SLURM's SIGTERM before a preemption goes to that process as well, which ends at once.
+        """
+        try:
+            yield
+        except ConnectionError:
+            import wandb
+
+            self._run = None
+            with suppress(Exception):  # it says once more that nobody is there, then no more
+                wandb.teardown(exit_code=1)
+            sys.stderr.write("affect: W&B's process has ended: what follows is in metrics.csv\n")
 
 
 def mode_of(config: TrackingConfig) -> str:

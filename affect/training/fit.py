@@ -11,7 +11,6 @@ from lightning import Callback, LightningModule, Trainer
 from affect.config import Experiment
 from affect.data.splits import Fold
 from affect.prediction import Prediction
-from affect.stopping import giving_way
 from affect.store import Entry
 from affect.tracking import Tracker
 from affect.training.execution import Draw, execute
@@ -34,11 +33,10 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
 
     Raises:
         UserError: the configuration, the corpus or the folder cannot be used.
-        Preempted: after SIGTERM or SIGUSR1; the last finished epoch is saved.
+        Preempted: after SIGTERM or SIGUSR1 while it trains; the last finished epoch is saved.
     """
     _quieten()
-    with giving_way():
-        return execute(experiment, "fit", _train, draw=draw, resume=resume)
+    return execute(experiment, "fit", _train, draw=draw, resume=resume)
 
 
 def _train(
