@@ -75,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"error: {error}")
         return _USER_ERROR
     except KeyboardInterrupt as stop:
-        _complain(str(stop) or "interrupted")
-        return _PREEMPTED if isinstance(stop, Preempted) else _INTERRUPTED
+        gave_way = isinstance(stop, Preempted)
+        _complain(str(stop) or ("preempted: nothing had begun" if gave_way else "interrupted"))
+        return _PREEMPTED if gave_way else _INTERRUPTED
     except BrokenPipeError:
         _let_go_of_output()
         return _OK

@@ -17,7 +17,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -65,7 +66,7 @@ class Tracker:
         self._rows = _rows_in(self._path)
         self._told = _drop_unclosed(folder / "wandb")
         self._place = _place(folder, run_id)
-        self._run = _start(self._place, folder, run_id, kind, experiment, config)
+        self._run: Any = _start(self._place, folder, run_id, kind, experiment, config)
         self._offline = self._run is not None and self._run.settings.mode == "offline"
 
     def log(
@@ -93,25 +94,29 @@ class Tracker:
         if self._run is not None:
             import wandb
 
-            self._tell_again(step)
             histograms = {
                 name: wandb.Histogram(list(numbers))
                 for name, numbers in (distributions or {}).items()
             }
-            self._run.log({**row, **histograms}, step=step)
+            with self._heard():
+                self._tell_again(step)
+                self._run.log({**row, **histograms}, step=step)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Set the run's final values."""
         if self._run is not None:
-            self._tell_again(inf)
-            self._run.summary.update(dict(values))
+            with self._heard():
+                self._tell_again(inf)
+                self._run.summary.update(dict(values))
 
     def show(self, figures: Sequence[Path]) -> None:
         """Log figures under `figures/<name>`."""
         if self._run is not None:
             import wandb
 
-            self._run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+            images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+            with self._heard():
+                self._run.log(images)
 
     def keep_model(self, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
         """Log files of the run's folder as one artifact of type `model`, at their places in it."""
@@ -123,7 +128,8 @@ class Tracker:
                 # taken where it lies: W&B would keep a copy in the user's home for ever
                 place, name = str(path.resolve()), str(path.relative_to(self._folder))
                 artifact.add_file(place, name=name, policy="immutable")
-            self._run.log_artifact(artifact)
+            with self._heard():
+                self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int = 0) -> None:
         """Flush and close; a code other than 0 marks the run as failed.
@@ -133,8 +139,11 @@ class Tracker:
         """
         if self._run is None:
             return
-        self._tell_again(inf)
-        self._run.finish(exit_code=exit_code)
+        with self._heard():
+            self._tell_again(inf)
+            self._run.finish(exit_code=exit_code)
+        if self._run is None:
+            return  # its part is not whole: the next start tells the rows again
         if self._offline:
             import wandb
 
@@ -156,6 +165,22 @@ class Tracker:
                     values = {name: float(value) for name, value in row.items() if value != ""}
                     self._run.log(values, step=int(row["step"]))
         self._told = max(self._told, step)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Tell W&B in the block; the run goes on without W&B where W&B's own process has ended.
+
+        SLURM's SIGTERM before a preemption goes to that process as well, which ends at once.
+        """
+        try:
+            yield
+        except ConnectionError:
+            import wandb
+
+            self._run = None
+            with suppress(Exception):  # it says once more that nobody is there, then no more
+                wandb.teardown(exit_code=1)
+            sys.stderr.write("affect: W&B's process has ended: what follows is in metrics.csv\n")
 
 
 def mode_of(config: TrackingConfig) -> str:

@@ -42,7 +42,7 @@ trap 'signalled=USR1' USR1 # before the step has begun
 trap 'signalled=TERM' TERM
 
 # run affect COMMAND ...: a step, which goes on with the run that an earlier start of the job began.
-# %a stands for the array's index. Status 75 requeues the job, 0 marks it done for ever.
+# %a stands for the array's index.
 run() {
   shift
   [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || set -- "${@//\%a/$SLURM_ARRAY_TASK_ID}"
@@ -74,15 +74,17 @@ give_way() {
   (while kill -USR1 "$2" 2>/dev/null; do sleep 5; done) &
 }
 
-# conclude STATUS: done, again, or failed.
+# conclude STATUS: done, again, or failed. SIGTERM to the step alone announces a preemption, which
+# SLURM does not requeue where the job ends in time; 143 is what it makes of an affect that could
+# not listen yet, or any more.
 conclude() {
   case "$1:$signalled" in
   0:*) tell done ;;
-  75:TERM) # SLURM requeues by itself, or the user has cancelled
+  *:TERM) # to this script too: SLURM requeues by itself, or the user has cancelled
     tell stopped
-    exit 75
+    exit "$1"
     ;;
-  75:*) requeue ;;
+  75:* | 143:*) requeue ;;
   *)
     tell "failed with status $1"
     exit "$1"

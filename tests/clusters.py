@@ -1,12 +1,14 @@
 """A real SLURM of two virtual nodes on this machine, and what tests ask of it."""
 
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,58 @@ def _surroundings(patch, folder):
     patch.setenv("MASTER_ADDR", "127.0.0.1")
     patch.setenv("GLOO_SOCKET_IFNAME", "lo")
     patch.setenv("AFFECT_HEAD_IP", "127.0.0.1")
+
+
+def node_of(number):
+    """The node on which a job's script runs; empty where it does not run."""
+    return asked("squeue", "--noheader", "--states=R", "--format=%B", f"--jobs={number}").strip()
+
+
+def restarts(number):
+    """How often SLURM has started a job again."""
+    told = asked("scontrol", "show", "job", number)
+    return int(re.search(r"Restarts=(\d+)", told)[1])
+
+
+def kill_node(name):
+    """A node's power fails: all of its processes are gone, and SLURM is told."""
+    folder = Path(os.environ["SLURM_CONF"]).parent
+    daemon = int((folder / "run" / f"slurmd-{name}.pid").read_text())
+    for pid in [daemon, *_processes_on(name)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{daemon}").exists(), "slurmd lives on", 10)
+    asked("scontrol", "update", f"nodename={name}", "state=down", "reason=power")
+
+
+def start_node(name):
+    """The node comes back."""
+    subprocess.run(["slurmd", "-N", name, "-f", os.environ["SLURM_CONF"]], check=True)
+
+
+def _processes_on(name):
+    """Jobs' processes on a node, and the ones of SLURM that watch them first."""
+    marks = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={os.environ['SLURM_CONF']}"}
+    working = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if marks <= set(path.read_bytes().decode(errors="replace").split("\0")):
+                working.add(int(path.parent.name))
+    parents = {_parent(pid) for pid in working} - working
+    watching = {pid for pid in parents if _command(pid) == "slurmstepd"}
+    return [*watching, *working]
+
+
+def _parent(pid):
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _command(pid):
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def _three_ports():

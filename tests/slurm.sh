@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # slurm.sh start FOLDER PORT: a SLURM of this machine's own with two virtual nodes, `n1` and `n2`, of
-# four cores and two pretended GPUs each, on the loopback device, with all that it writes in FOLDER.
+# eight cores and two pretended GPUs each, on the loopback device, with all that it writes in FOLDER.
 # It takes PORT to PORT + 2. slurm.sh stop FOLDER: ends what start has started, by the ids it wrote.
 # Needs Debian's slurmctld, slurmd, slurm-client and munge, and to be root; no systemd, no cgroups.
 set -euo pipefail
@@ -55,8 +55,9 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,requeue_delay=0
 MaxArraySize=1001
 AccountingStorageType=accounting_storage/none
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$(($1 + 1))-$(($1 + 2))] CPUs=4 CoresPerSocket=4 RealMemory=64000 Gres=gpu:fake:2
-PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-0 DefaultTime=5 PriorityTier=1
+NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$(($1 + 1))-$(($1 + 2))] CPUs=8 CoresPerSocket=8 RealMemory=64000 Gres=gpu:fake:2
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-0 DefaultTime=5 PriorityTier=1 GraceTime=10
+PartitionName=spare Nodes=ALL MaxTime=1-0 DefaultTime=5 PriorityTier=1
 PartitionName=high Nodes=ALL MaxTime=1-0 DefaultTime=5 PriorityTier=10 PreemptMode=OFF
 X
 }

@@ -702,8 +702,17 @@ def ended(run):
         run.communicate()
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("kind", "jobs"),
+    [
+        ("SIGINT", 1),
+        ("SIGINT", 2),
+        ("SIGTERM", 1),
+        ("SIGUSR1", 2),
+        ("SIGKILL", 1),
+        ("SIGKILL", 2),
+    ],
+)
 def test_a_run_that_is_killed_keeps_what_is_finished(kind, jobs, good, tmp_path):
     long = [long_clip(tmp_path / f"{name}.mkv") for name in "ab"]
     cache = tmp_path / "cache"
@@ -713,11 +722,11 @@ def test_a_run_that_is_killed_keeps_what_is_finished(kind, jobs, good, tmp_path)
         wait_for(finished.exists)
         busy = wait_for(lambda: [p for p in processes(run.pid) if opens(p, long[0])])
         assert (busy == [run.pid]) == (jobs == 1)
-        # A terminal sends Ctrl-C to all processes; `kill` reaches the first alone.
-        (os.killpg if kind == "SIGINT" else os.kill)(run.pid, signal.Signals[kind])
+        # A terminal sends Ctrl-C to all processes, SLURM SIGUSR1; `kill` reaches the first alone.
+        (os.killpg if kind in {"SIGINT", "SIGUSR1"} else os.kill)(run.pid, signal.Signals[kind])
         out, err = run.communicate(timeout=30)
         wait_for(lambda: not processes(run.pid), 30)
-    assert (run.returncode, out) == (-9 if kind == "SIGKILL" else 130, "")
+    assert (run.returncode, out) == ({"SIGKILL": -9, "SIGINT": 130}.get(kind, 75), "")
     if kind != "SIGKILL":
         assert lines(err) == [
             f"affect: stopped: what is finished is in {cache}, and the same command goes on"

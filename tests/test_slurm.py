@@ -1,8 +1,11 @@
 """Jobs on a real SLURM: two virtual nodes on this machine, see `tests/slurm.sh`."""
 
+import csv
+import io
 import json
 import os
 import subprocess
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,11 +13,22 @@ import pytest
 
 from affect import cli
 from affect.cluster import script
-from tests import builders
-from tests.clusters import asked, ended, state, wait_for
+from tests import builders, clips
+from tests.clusters import (
+    asked,
+    ended,
+    kill_node,
+    node_of,
+    restarts,
+    start_node,
+    state,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slurm
 
+STEPS = 40
+"""Epochs, rounds and videos of a job that is stopped on its way: minutes of work, if paced."""
 TOY = """
 name: toy
 data:
@@ -27,6 +41,24 @@ tracking: {mode: disabled}
 federation: {rounds: 1}
 """
 PROFILE = "{gpus: 0, cpus: 1, memory: 2G, time: 0:10:00, signal_s: 20, extra: [--comment=tests]}"
+# SLURM looks every 30 s for whom to send the signal, up to a minute early
+LIMITED = ("--profile=paced.yaml", "--sbatch=--time=2", "--sbatch=--signal=B:USR1@110")
+LONG = (f"--trainer.max_epochs={STEPS}", f"--federation.rounds={STEPS}")
+LOGGED = (*LONG, "--tracking.mode=offline")
+GEOMETRY = ("--backend=geometry", "--device=cpu", "--jobs=1")
+SURVIVORS = {
+    "fit": ("fit", "toy.yaml", "--name=pooled", *LOGGED, "--data.workers=1"),
+    # at once, where the partition of the others has a grace time
+    "federate": ("federate", "toy.yaml", "--name=clients", *LOGGED, "--partition=spare"),
+    "ray": ("federate", "toy.yaml", "--name=ray", *LOGGED, "--nodes=2", "--cpus=2"),
+    "extract": ("extract", "videos", "--cache=extracted", *GEOMETRY, "--shards=1"),
+}
+NAMES = {
+    "fit": "fit-pooled",
+    "federate": "federate-clients",
+    "ray": "federate-ray",
+    "extract": "extract",
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +66,16 @@ def place(slurm, tmp_path_factory):
     """The folder from which jobs are submitted, with a name that scripts must quote."""
     folder = tmp_path_factory.mktemp("work place")
     builders.cache(folder / "cache", subjects=6)
+    (folder / "videos").mkdir()
+    for index in range(STEPS):
+        clips.face(folder / "videos" / f"v{index:02d}.mkv", clips.grey(2))
     (folder / "toy.yaml").write_text(TOY)
     (folder / "profile.yaml").write_text(PROFILE)
+    (folder / "paced.yaml").write_text(f"{PROFILE[:-1]}, command: python -m tests.paced}}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AFFECT_PROFILE", "profile.yaml")
+        patch.setenv("HURRY", str(folder / "hurry"))
         yield folder
 
 
@@ -58,14 +95,22 @@ def affect(place, capsys):
 @pytest.fixture(scope="module")
 def submitted(place):
     """The ids of what all tests below look at: submitted together, so that it runs together."""
-    submit = ["affect", "submit", "--json"]
-    endless = ["fit", "toy.yaml", "--name=endless", "--trainer.max_epochs=100000"]
-    study = json.loads(asked(*submit, *endless))["jobs"]
-    study |= json.loads(asked(*submit, "all", "toy.yaml"))["jobs"]
-    distributed = ["fit", "toy.yaml", "--name=pair", "--nodes=2"]
-    study |= json.loads(asked(*submit, *distributed))["jobs"]
-    waiting = ["fit", "toy.yaml", "--name=waiting", "--after", study["fit-endless"]]
-    return study | json.loads(asked(*submit, *waiting))["jobs"]
+    study: dict[str, str] = {}
+    for command in SURVIVORS.values():
+        study |= submit(*command, *LIMITED)
+    study |= submit("fit", "toy.yaml", "--name=endless", "--trainer.max_epochs=100000")
+    study |= submit("all", "toy.yaml")
+    study |= submit("fit", "toy.yaml", "--name=pair", "--nodes=2")
+    waits = ("--after", study["fit-endless"])
+    return study | submit("fit", "toy.yaml", "--name=waiting", *waits)
+
+
+def submit(*arguments):
+    """The ids of jobs by their names."""
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert cli.main(["submit", *arguments, "--json"]) == 0
+    return json.loads(out.getvalue())["jobs"]
 
 
 def job_of(affect, number):
@@ -101,7 +146,7 @@ def test_a_dry_run_prints_what_sbatch_gets(affect, place):
     ("flags", "message"),
     [
         (["--partition=nope"], "invalid partition specified: nope"),
-        (["--partition=nope"], "(there are gpu, high)"),
+        (["--partition=nope"], "(there are gpu, high, spare)"),
         (["--memory=900G"], "sbatch refuses"),
         (["--array=5000"], "names MaxArraySize"),
     ],
@@ -117,19 +162,58 @@ def test_what_slurm_refuses_is_told_in_a_line(place, capsys, flags, message):
 # --- what becomes of it ----------------------------------------------------------------------
 
 
-def test_a_fit_gives_way_goes_on_and_can_be_cancelled(affect, submitted):
+def test_a_job_that_fails_for_its_own_fault_is_not_requeued(affect, place):
+    profile = of_shell(place, "failing", 'echo "$1" >>failed; exit 2\n')
+    number = affect("submit", "fit", "toy.yaml", "--profile", profile)["jobs"]["fit-toy"]
+    assert ended(number) == "FAILED"
+    job = job_of(affect, number)
+    assert (job["state"], job["restarts"]) == ("failed with status 2", 0)
+    assert Path("failed").read_text() == "fit\n"
+
+
+def test_scripts_work_by_hand_and_shards_are_an_array(affect, place):
+    """As the guide says: sbatch from the checkout's folder or with AFFECT_HOME."""
+    profile = of_shell(place, "shards", 'echo "$*" >"shard.$SLURM_ARRAY_TASK_ID"\n')
+    assert profile
+    environment = {
+        **os.environ,
+        "AFFECT_HOME": str(script.HOME),
+        "AFFECT_COMMAND": "bash shards.sh",
+    }
+    command = ["sbatch", "--wait", "--gres=none", "--mem=1G", "--array=1-2", "--cpus-per-task=1"]
+    given = [script.HOME / "slurm" / "extract.sbatch", "a video", "--cache", "c"]
+    subprocess.run([*command, *given], env=environment, check=True)
+    for task in (1, 2):
+        expected = f"extract a video --cache c --shard {task}/2\n"
+        assert Path(f"shard.{task}").read_text() == expected
+    asked_for = [job for job in affect("jobs")["jobs"] if job["name"] == "extract"]
+    assert [job["state"] for job in asked_for] == ["done", "done"]
+    assert Path(asked_for[0]["log"]).name.startswith("extract-")
+
+
+def test_gpus_are_given_as_they_are_asked_for(affect, place):
+    profile = of_shell(place, "gpus", 'echo "$CUDA_VISIBLE_DEVICES|$SLURM_JOB_ID" >gpus.txt\n')
+    given = ["submit", "fit", "toy.yaml", "--profile", profile, "--gpus=2", "--sbatch=--wait"]
+    number = affect(*given)["jobs"]["fit-toy"]
+    assert ended(number) == "COMPLETED"
+    assert Path("gpus.txt").read_text() == f"0,1|{number}\n"
+
+
+def test_jobs_are_asked_to_save_before_their_time_limit(affect, limited):
+    for number in limited.values():
+        job = job_of(affect, number)
+        assert job["state"].startswith(("pending", "running", "completing"))
+        assert job["restarts"] <= restarts(number)
+        # on a slow machine it may not have begun a run
+        assert not job["run"] or record_of(affect, number)["status"] in {"preempted", "running"}
+
+
+def test_a_job_can_be_cancelled_and_what_waits_for_it_is(affect, submitted):
     number = submitted["fit-endless"]
     pointer = Path("jobs", number, "run")
     wait_for(lambda: pointer.exists() and epochs(pointer) > 0, "no epoch has ended")
-    asked("scancel", "--batch", "--signal=USR1", number)
-    wait_for(lambda: state(number) == "PENDING", "the job is not requeued")
-    before, run = epochs(pointer), Path(pointer.read_text().strip())
-    assert json.loads((run / "run.json").read_text())["status"] == "preempted"
-    assert job_of(affect, number)["state"].startswith("pending")
-    wait_for(lambda: epochs(pointer) > before, "the run does not go on")
-    assert Path(pointer.read_text().strip()) == run
     job = job_of(affect, number)
-    assert (job["state"], job["restarts"]) == ("running", 1)
+    assert (job["state"], job["restarts"]) == ("running", 0)
     assert job["progress"].endswith(" of 100000")
     asked("scancel", number)
     assert ended(number) == "CANCELLED"
@@ -172,6 +256,97 @@ def test_two_nodes_train_one_network(affect, submitted):
     assert len(list(Path("runs/pair").iterdir())) == 1
 
 
+# --- what stops a job, and how it goes on -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def survivors(submitted):
+    """The ids of the jobs that are stopped, by what they do."""
+    numbers = {kind: submitted[name] for kind, name in NAMES.items()}
+    return {**numbers, "extract": f"{numbers['extract']}_1"}
+
+
+@pytest.fixture(scope="module")
+def limited(survivors):
+    """They were asked to save before their time limit, and have a longer one now."""
+    for number in survivors.values():
+        wait_for(lambda n=number: restarts(n) > 0, f"job {number} does not give way")
+        asked("scontrol", "update", f"jobid={number}", "timelimit=10")
+    return survivors
+
+
+@pytest.fixture(scope="module")
+def preempted(limited, intruder):
+    """They had to make room for a job of a higher partition."""
+    assert intruder
+    await_progress(limited)
+    with requeued(limited):
+        whole = ("--nodes=2", "--exclusive", "--mem=1G", "--output=/dev/null", "--wrap=true")
+        asked("sbatch", "--wait", "--partition=high", *whole)
+    return limited
+
+
+@pytest.fixture(scope="module")
+def bereft(preempted):
+    """Their nodes lost power under them, and came back; they hurry now."""
+    await_progress(preempted)
+    with requeued(preempted):
+        nodes = {node_of(number) for number in preempted.values()}
+        for node in nodes:
+            kill_node(node)
+        for node in nodes:
+            start_node(node)
+    Path("hurry").touch()
+    return preempted
+
+
+@contextmanager
+def requeued(jobs):
+    """What is done in the block makes SLURM start each job once more."""
+    before = {number: restarts(number) for number in jobs.values()}
+    yield
+    for number, count in before.items():
+        wait_for(lambda n=number: restarts(n) > before[n], f"job {number} is not requeued")
+        assert restarts(number) == count + 1
+
+
+def await_progress(jobs):
+    """Until each has started again and has done something more."""
+    before = {kind: progress(kind, number) for kind, number in jobs.items()}
+    for kind, number in jobs.items():
+        wait_for(lambda k=kind, n=number: progress(k, n) > before[k], f"{kind} does not go on")
+
+
+def progress(kind, number):
+    """Epochs, rounds or recordings so far."""
+    if kind == "extract":
+        return len(list(Path("extracted").rglob("*.h5")))
+    return epochs(Path("jobs", number, "run"))
+
+
+@pytest.fixture(scope="module")
+def intruder(limited):
+    """What a command says that somebody starts on a run which a job has in hand."""
+    number = limited["fit"]
+    wait_for(lambda: state(number) == "RUNNING", "the job does not start again")
+    run = Path("jobs", number, "run").read_text().strip()
+    await_progress({"fit": number})
+    command = ["affect", "fit", "--resume", run]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def record_of(affect, number):
+    return json.loads((Path(job_of(affect, number)["run"]) / "run.json").read_text())
+
+
+def test_two_do_not_work_in_one_run(affect, limited, intruder):
+    assert (intruder.returncode, intruder.stdout) == (2, "")
+    (said,) = intruder.stderr.splitlines()
+    assert "is in the hands of process " in said
+    assert f"SLURM job {limited['fit']}: " in said
+    assert record_of(affect, limited["fit"])["status"] != "failed"
+
+
 def test_a_task_of_an_array_is_requeued_alone_and_no_more_often_than_stated(affect, place):
     """Requeueing by $SLURM_JOB_ID would start finished tasks of the array again."""
     profile = of_shell(
@@ -201,15 +376,6 @@ def over(affect, number):
     return all(state.startswith(("done", "failed")) for state in states)
 
 
-def test_a_job_that_fails_for_its_own_fault_is_not_requeued(affect, place):
-    profile = of_shell(place, "failing", 'echo "$1" >>failed; exit 2\n')
-    number = affect("submit", "fit", "toy.yaml", "--profile", profile)["jobs"]["fit-toy"]
-    assert ended(number) == "FAILED"
-    job = job_of(affect, number)
-    assert (job["state"], job["restarts"]) == ("failed with status 2", 0)
-    assert Path("failed").read_text() == "fit\n"
-
-
 def test_a_job_requeued_after_it_was_done_does_nothing(affect, place):
     profile = of_shell(place, "once", "echo >>done_once\n")
     number = affect("submit", "fit", "toy.yaml", "--profile", profile)["jobs"]["fit-toy"]
@@ -220,71 +386,67 @@ def test_a_job_requeued_after_it_was_done_does_nothing(affect, place):
     assert Path("done_once").read_text() == "\n"
 
 
-def test_scripts_work_by_hand_and_shards_are_an_array(affect, place):
-    """As the guide says: sbatch from the checkout's folder or with AFFECT_HOME."""
-    profile = of_shell(place, "shards", 'echo "$*" >"shard.$SLURM_ARRAY_TASK_ID"\n')
-    assert profile
-    environment = {
-        **os.environ,
-        "AFFECT_HOME": str(script.HOME),
-        "AFFECT_COMMAND": "bash shards.sh",
-    }
-    command = ["sbatch", "--wait", "--gres=none", "--mem=1G", "--array=1-2", "--cpus-per-task=1"]
-    given = [script.HOME / "slurm" / "extract.sbatch", "a video", "--cache", "c"]
-    subprocess.run([*command, *given], env=environment, check=True)
-    for task in (1, 2):
-        expected = f"extract a video --cache c --shard {task}/2\n"
-        assert Path(f"shard.{task}").read_text() == expected
-    asked_for = [job for job in affect("jobs")["jobs"] if job["name"] == "extract"]
-    assert [job["state"] for job in asked_for] == ["done", "done"]
-    assert Path(asked_for[0]["log"]).name.startswith("extract-")
-
-
-# --- what a job sees -------------------------------------------------------------------------
-
-
-def test_gpus_are_given_as_they_are_asked_for(affect, place):
-    profile = of_shell(place, "gpus", 'echo "$CUDA_VISIBLE_DEVICES|$SLURM_JOB_ID" >gpus.txt\n')
-    given = ["submit", "fit", "toy.yaml", "--profile", profile, "--gpus=2", "--sbatch=--wait"]
-    number = affect(*given)["jobs"]["fit-toy"]
-    assert ended(number) == "COMPLETED"
-    assert Path("gpus.txt").read_text() == f"0,1|{number}\n"
-
-
-@pytest.mark.ray
-def test_ray_joins_all_nodes_and_leaves_nothing(place):
-    """The part of `federate.sbatch` that starts Ray, with plain Ray calls for a federated run."""
-    work = """
-        import json, ray
-        ray.init("auto", log_to_driver=False)
-        @ray.remote(num_cpus=2)  # all of a node's
-        class Worker:
-            def node(self): return ray.get_runtime_context().get_node_id()
-        workers = [Worker.remote() for _ in range(2)]
-        ids = ray.get([worker.node.remote() for worker in workers])
-        print(json.dumps({"nodes": len(set(ids)), "cpus": ray.cluster_resources()["CPU"]}))
-    """
-    (place / "work.py").write_text(dedent(work))
-    text = f"""\
-        #!/usr/bin/env bash
-        #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --mem=4G --output=ray.out --time=5
-        export AFFECT_HOME="{script.HOME}"
-        . "$AFFECT_HOME/slurm/job.sh"
-        . "$home/slurm/ray.sh"
-        start_ray
-        trap 'stop_ray; rm -rf "$scratch"' EXIT
-        srun --nodes=1 --ntasks=1 --overlap python work.py >ray.json
-    """
-    number = asked("sbatch", "--parsable", text=dedent(text)).strip()
-    assert ended(number) == "COMPLETED", Path("ray.out").read_text()
-    assert json.loads(Path("ray.json").read_text()) == {"nodes": 2, "cpus": 4.0}
-    assert not Path(f"/tmp/ray-{number}").exists()
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    assert f"/tmp/ray-{number}/" not in running.stdout
-
-
 def test_the_doctor_knows_the_cluster(affect):
     told = {item["what"]: item for item in affect("doctor")["findings"]}
     assert told["SLURM"]["state"] == "ok"
     for part in ("MaxArraySize=1001", "PreemptMode=REQUEUE", "high 1-00:00:00 2 nodes"):
         assert part in told["SLURM"]["detail"]
+
+
+# --- how what was stopped has ended -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fit", "federate", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_run_that_was_stopped_three_times_ends_with_the_bits_of_one_that_was_not(
+    affect, bereft, kind
+):
+    number = bereft[kind]
+    assert ended(number) == "COMPLETED", log(affect, number)
+    run = Path(job_of(affect, number)["run"])
+    record = record_of(affect, number)
+    assert job_of(affect, number)["restarts"] == restarts(number)
+    # one that was asked to save before it had begun has nothing to go on with
+    assert 2 <= record["restarts"] <= restarts(number)
+    assert list(run.parent.iterdir()) == [run]
+    command = "fit" if kind == "fit" else "federate"
+    name = f"--name={kind}-whole"
+    whole = Path(affect(command, "-c", "toy.yaml", name, *LONG)["run"])
+    for file in ("model.safetensors", "preparation.json"):
+        assert (run / file).read_bytes() == (whole / file).read_bytes()
+    assert record["metrics"] == json.loads((whole / "run.json").read_text())["metrics"]
+    assert untimed(run / "metrics.csv") == untimed(whole / "metrics.csv")
+    # one run in W&B, in a part for each start that could close its own
+    parts = [path.name.rpartition("-")[2] for path in (run / "wandb").glob("offline-run-*")]
+    assert set(parts) == {record["id"].rpartition("-")[2]}
+
+
+def untimed(path):
+    """The rows of a table without the columns that tell seconds."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows]
+
+
+def test_ray_was_on_both_nodes_and_leaves_nothing(affect, bereft):
+    number = bereft["ray"]
+    assert ended(number) == "COMPLETED", log(affect, number)
+    assert "Ray: 2 of 2 nodes have joined" in log(affect, number)
+    config = (Path(job_of(affect, number)["run"]) / "config.yaml").read_text()
+    assert "engine: ray" in config
+    assert "workers: 4" in config  # a core each: more than a node's two
+    assert not Path(f"/tmp/ray-{number}").exists()
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert f"/tmp/ray-{number}/" not in running.stdout
+
+
+def test_an_extraction_that_was_stopped_three_times_does_nothing_twice(affect, bereft):
+    number = bereft["extract"]
+    assert ended(number) == "COMPLETED", log(affect, number)
+    assert restarts(number) >= 3
+    affect("extract", "videos", "--cache=whole", *GEOMETRY)
+    one, other = (
+        {path.name: path.read_bytes() for path in Path(cache).rglob("*.h5")}
+        for cache in ("extracted", "whole")
+    )
+    assert len(one) == STEPS
+    assert one == other

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from affect import claims
 from affect.cli import main
 from affect.errors import UserError
-from affect.sweep import folder as folders
-from affect.sweep.folder import create, open_sweep
+from affect.sweep.folder import Trial, create, open_sweep
 from affect.sweep.summary import ranked
 from affect.sweep.trial import processes_of
 from tests import trial_program
@@ -197,7 +197,7 @@ def test_a_claim_is_one_processs_until_it_is_old_or_let_go(place):
     claim = max(sweep.trial_folder(0).glob("claim-*"))
     claim.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     assert not sweep.take(0)
-    long_ago = time.time() - 2 * folders.STALE_S
+    long_ago = time.time() - 2 * claims.STALE_S
     os.utime(claim, (long_ago, long_ago))
     assert sweep.take(0)
     assert not sweep.own_host(0)
@@ -241,7 +241,7 @@ def test_bad_calls_are_refused_and_leave_nothing(place, capsys, arguments, messa
 
 def test_trials_that_did_not_finish_rank_last(place):
     sweep = create(Path("s"), sweep_file(place).read_text(), "sweep.yaml", seed=0, count=None)
-    base = folders.Trial(0, {}, {}, "r", "runs/r", value=0.2, status="done")
+    base = Trial(0, {}, {}, "r", "runs/r", value=0.2, status="done")
     given = [
         replace(base, number=3, value=0.9, status="stopped"),
         base,

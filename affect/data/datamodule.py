@@ -15,6 +15,7 @@ from affect.data.preparation import Preparation, SeriesCache, prepare
 from affect.data.splits import Fold
 from affect.data.windows import Batch, Window, WindowDataset, collate
 from affect.errors import UserError
+from affect.stopping import heed_parent_alone
 from affect.store import Entry
 
 _MIB = 2**20
@@ -127,6 +128,7 @@ def _loader(
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=config.workers > 0,
+        worker_init_fn=heed_parent_alone,
     )
     return loader  # pyright: ignore[reportReturnType] - collate turns windows into batches
 

@@ -25,7 +25,7 @@ from affect.extraction.progress import Progress
 from affect.extraction.video import find_files
 from affect.extraction.workers import Task, extract_in_processes
 from affect.files import require_writable
-from affect.stopping import stopping
+from affect.stopping import giving_way
 
 _SHARD = re.compile(r"(\d+)/(\d+)")
 _PROXIES = (
@@ -65,6 +65,7 @@ def run(
     Raises:
         UserError: there is no video, the backend or the device is not there, or the cache cannot
             be written.
+        Preempted: after SIGTERM or SIGUSR1; what is finished stays.
     """
     backend = choice.make(options)
     files = _places(sources, backend.suffixes, corpus, pattern)
@@ -75,7 +76,7 @@ def run(
         sys.stderr.write(_PROXIES)
     outcomes: list[Extracted] = []
     message = f"stopped: what is finished is in {cache}, and the same command goes on"
-    with stopping(message), Progress(chosen.values()) as progress:
+    with giving_way(message), Progress(chosen.values()) as progress:
         for outcome in _extracted(chosen, cache, options, backend, jobs, force, progress):
             outcomes.append(outcome)
             progress.finished(outcome)

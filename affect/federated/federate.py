@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,7 +20,7 @@ from affect.data.calibration import calibration_frames
 from affect.data.preparation import Preparation, SeriesCache
 from affect.data.splits import Fold
 from affect.data.staging import staged
-from affect.errors import Preempted, UserError
+from affect.errors import UserError
 from affect.federated import cohort, personal
 from affect.federated.client import app_at
 from affect.federated.draws import seeded
@@ -35,6 +33,7 @@ from affect.federated.saving import load_state, save_state
 from affect.federated.server import Round, Server, State
 from affect.federated.site import device_for
 from affect.prediction import Prediction
+from affect.stopping import giving_way
 from affect.store import Entry
 from affect.tracking import Tracker
 from affect.training.execution import Draw, execute
@@ -65,7 +64,7 @@ def federate(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -
     """
     refuse_unfit(experiment)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    with _giving_way():
+    with giving_way():
         return execute(experiment, "federate", _train, draw=draw, resume=resume)
 
 
@@ -273,25 +272,3 @@ def refuse_unfit(experiment: Experiment) -> None:
         if asked:
             raise UserError(f"a federated run has no {name}")
     cohort.refuse_unfit(experiment)
-
-
-@contextmanager
-def _giving_way() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 abandon the round that is under way.
-
-    Raises:
-        Preempted: at the signal.
-    """
-
-    def give_way(*_: Any) -> None:
-        for number in numbers:  # asked again while it ends, it would be left half-way
-            signal.signal(number, signal.SIG_IGN)
-        raise Preempted
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, give_way) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

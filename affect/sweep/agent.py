@@ -10,6 +10,7 @@ from itertools import count, takewhile
 from math import inf
 from pathlib import Path
 
+from affect.claims import TOUCH_S
 from affect.config import Experiment
 from affect.errors import Preempted, UserError
 from affect.sweep import trial as trials
@@ -22,7 +23,6 @@ from affect.sweep.trial import Process, ended, history
 _POLL_S = 0.05
 _LOOK_S = 2.0
 """From one look for work to the next where there was none: a network's file system is spared."""
-_TOUCH_S = 10.0
 _MOST_FAILURES = 3
 """So many failed trials, and none that finished, end a sweep, as they do W&B's agent."""
 
@@ -197,7 +197,7 @@ class Agent:
             raise UserError(none_finished(self._sweep, failed))
 
     def _show_life(self) -> None:
-        if time.monotonic() - self._touched_s > _TOUCH_S:
+        if time.monotonic() - self._touched_s > TOUCH_S:
             self._touched_s = time.monotonic()
             for number in self._running:
                 self._sweep.touch(number)

@@ -1,25 +1,22 @@
 """A sweep's folder: the one thing that its agents share.
 
 `sweep.json` (the file, the seed) is written once. Each trial has a folder of its own,
-`trials/<number>/`, whose `claim-<n>` files say who runs it: only one process can create a file, so
-that agents on any number of machines need neither locks nor a file that all of them write, and a
-network's file system will do. `configurations/<digest>` is created by the first trial of a
-configuration, so that none is run twice. `trial.json` is written by the trial's owner alone.
+`trials/<number>/`, whose claims say who runs it: agents on any number of machines need neither
+locks nor a file that all of them write, see `affect.claims`. `configurations/<digest>` is created
+by the first trial of a configuration, so that none is run twice. `trial.json` is written by the
+trial's owner alone.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import socket
 import string
-import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from affect import claims
 from affect.errors import UserError
 from affect.files import require_writable, write_whole
 from affect.sweep import file as files
@@ -27,8 +24,6 @@ from affect.sweep.file import SweepFile
 from affect.sweep.search import Tried
 from affect.sweep.space import Point
 
-STALE_S = 120.0
-"""A claim that its owner has not touched for so long is that of a dead process."""
 ENDED = ("done", "stopped", "failed")
 _ID_LETTERS = string.ascii_lowercase + string.digits
 
@@ -118,34 +113,25 @@ class Sweep:
 
     def take(self, number: int) -> bool:
         """Claim a trial that nobody runs; whether it is this process's now."""
-        folder = self.trial_folder(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        claims = _claims(folder)
-        if claims and _alive(claims[-1]):
-            return False
-        claim = folder / f"claim-{len(claims):04d}"
-        return _created(claim, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        return claims.take(self.trial_folder(number)) is not None
 
     def release(self, number: int) -> None:
         """Let another process claim a trial of this one's."""
-        claim = _claims(self.trial_folder(number))[-1]
-        _created(_release_of(claim), "")
+        claims.release(self.trial_folder(number))
 
     def own_host(self, number: int) -> bool:
         """Whether all claims of a trial were made on this machine."""
-        owners = (json.loads(claim.read_text()) for claim in _claims(self.trial_folder(number)))
-        return all(owner["host"] == socket.gethostname() for owner in owners)
+        return claims.own_host(self.trial_folder(number))
 
     def touch(self, number: int) -> None:
         """Show that a trial's owner is alive."""
-        with suppress(OSError):
-            _claims(self.trial_folder(number))[-1].touch()
+        claims.touch(self.trial_folder(number))
 
     def reserve(self, digest: str, number: int) -> bool:
         """Whether a configuration is this trial's; no other trial gets it then."""
         path = self.folder / "configurations" / digest
         path.parent.mkdir(exist_ok=True)
-        return _created(path, str(number)) or path.read_text() == str(number)
+        return claims.created(path, str(number)) or path.read_text() == str(number)
 
 
 def create(folder: Path | None, text: str, name: str, *, seed: int, count: int | None) -> Sweep:
@@ -167,7 +153,7 @@ def create(folder: Path | None, text: str, name: str, *, seed: int, count: int |
         folder = Path("sweeps") / (file.name or Path(name).stem).replace("/", "-") / sweep_id
     require_writable(folder)
     record = {"id": sweep_id, "name": name, "seed": seed, "count": count, "file": text}
-    _created(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
+    claims.created(folder / "sweep.json", json.dumps(record, indent=2) + "\n")
     sweep = open_sweep(folder)
     if sweep.file != file:
         raise UserError(f"{folder} is the folder of another sweep file: choose another folder")
@@ -189,52 +175,3 @@ def open_sweep(folder: Path) -> Sweep:
         raise UserError(f"no sweep at {folder}: a sweep's folder holds sweep.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no record of a sweep: {error}") from error
-
-
-def _claims(folder: Path) -> list[Path]:
-    return sorted(folder.glob("claim-*"))
-
-
-def _release_of(claim: Path) -> Path:
-    return claim.with_name(claim.name.replace("claim", "released"))
-
-
-def _created(path: Path, content: str) -> bool:
-    """Whether this process has created a file, whole, that was not there: one of all can."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        temporary.write_text(content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def _alive(claim: Path) -> bool:
-    """Whether the process that made a claim seems to live, and has not let go of it."""
-    if _release_of(claim).exists():
-        return False
-    try:
-        owner = json.loads(claim.read_text())
-        age_s = time.time() - claim.stat().st_mtime
-    except (OSError, ValueError):
-        return True  # on a network's file system it may not be there yet
-    if owner["host"] == socket.gethostname() and not _runs(owner["pid"]):
-        return False
-    return age_s < STALE_S
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of this machine runs; one that is dead and not yet buried does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    line = Path(f"/proc/{pid}/cmdline")
-    return not line.exists() or bool(line.read_bytes())

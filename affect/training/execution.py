@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from shutil import rmtree
 
 import torch
 
-from affect import store
+from affect import claims, store
 from affect.config import Experiment
 from affect.data.corpus import entries_of, frames_by_subject
 from affect.data.splits import Fold, refuse_missing, split
@@ -81,15 +81,30 @@ def under_way(run: Run, go_on: str, *, fresh: bool) -> Iterator[tuple[Tracker | 
     """What reports a run while it is trained; whatever stops it is recorded.
 
     Args:
-        run: whose folder is there.
+        run: a new one, or one that goes on.
         go_on: the command that goes on with the run.
         fresh: whether the run begins: refused before its first epoch it leaves nothing.
 
     Raises:
+        UserError: another process has the run in hand, or the folder cannot be written.
         KeyboardInterrupt: of the same kind as came, saying how to go on.
     """
+    with _in_hand(run):
+        (runs.begin if fresh else runs.go_on)(run)
+        with _reported(run, go_on, fresh=fresh) as reported:
+            yield reported
+
+
+def _in_hand(run: Run) -> AbstractContextManager[None]:
+    """The main process keeps all others out of a run's folder; those that train along are in it."""
+    if not is_main_process():
+        return nullcontext()
+    return claims.held(run.folder / "owners", f"the run {run.folder}")
+
+
+@contextmanager
+def _reported(run: Run, go_on: str, *, fresh: bool) -> Iterator[tuple[Tracker | None, Stopwatch]]:
     stopwatch = Stopwatch(run)
-    run.update({"status": "running"})
     tracker = None
     try:
         if is_main_process():

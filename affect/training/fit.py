@@ -34,6 +34,7 @@ def fit(experiment: Experiment, *, draw: Draw, resume: Run | None = None) -> Run
 
     Raises:
         UserError: the configuration, the corpus or the folder cannot be used.
+        Preempted: after SIGTERM or SIGUSR1 while it trains; the last finished epoch is saved.
     """
     _quieten()
     return execute(experiment, "fit", _train, draw=draw, resume=resume)

@@ -16,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from affect import store
 from affect.config import TrainerConfig
@@ -136,8 +137,9 @@ def _train(
         data.first_epoch = _load_checkpoint(last)["epoch"] + 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from stop
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C, and of a signal to give way
+        asked = isinstance(stop.__context__, Preempted) or isinstance(stop, SIGTERMException)
+        raise (Preempted if asked else KeyboardInterrupt) from stop
     except OSError as error:
         raise UserError(
             f"cannot write {checkpoints}: {error.strerror or error}; free space, then --resume"

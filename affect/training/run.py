@@ -1,8 +1,9 @@
 """A run's folder: what is in it and where.
 
-`config.yaml` (resolved), `run.json` (kind, seed, versions, status, metrics), `metrics.csv`,
-`predictions.h5`, and for each fold `model.safetensors`, `preparation.json` and `checkpoints/`: in
-the run's folder itself where there is one fold, else in `folds/<index>/`.
+`config.yaml` (resolved), `run.json` (kind, seed, versions, status, restarts, metrics),
+`metrics.csv`, `predictions.h5`, `owners/` (who works in it, see `affect.claims`), and for each fold
+`model.safetensors`, `preparation.json` and `checkpoints/`: in the run's folder itself where there
+is one fold, else in `folds/<index>/`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Run:
 
 
 def create(experiment: Experiment, kind: str, folds: Sequence[Fold]) -> Run:
-    """A new run in a folder of its own.
+    """A new run with a folder of its own, in which nothing is until `begin`.
 
     The processes of a distributed run share it, see `_run_id`.
 
@@ -75,36 +76,50 @@ def create(experiment: Experiment, kind: str, folds: Sequence[Fold]) -> Run:
         experiment: the resolved configuration.
         kind: `fit` or `federate`.
         folds: the folds that the run trains.
+    """
+    run_id = _run_id()
+    record = {
+        "id": run_id,
+        "kind": kind,
+        "experiment": experiment.name,
+        "seed": experiment.seed,
+        "folds": [fold.index for fold in folds],
+        "splits": [asdict(fold) for fold in folds],
+        "status": "running",
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "restarts": 0,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "wall_time_s": 0.0,
+        "bytes_sent": 0,
+        "bytes_received": 0,
+    }
+    return Run(Path(experiment.runs) / experiment.name / run_id, experiment, record)
+
+
+def begin(run: Run) -> None:
+    """Write a new run's configuration and record, and tell a job where they are.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    run_id = _run_id()
-    run = Run(Path(experiment.runs) / experiment.name / run_id, experiment)
     if is_main_process():
-        write_whole(run.folder / "config.yaml", config.to_yaml(experiment).encode())
-    run.update(
-        {
-            "id": run_id,
-            "kind": kind,
-            "experiment": experiment.name,
-            "seed": experiment.seed,
-            "folds": [fold.index for fold in folds],
-            "splits": [asdict(fold) for fold in folds],
-            "status": "running",
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-            "wall_time_s": 0.0,
-            "bytes_sent": 0,
-            "bytes_received": 0,
-        }
-    )
+        write_whole(run.folder / "config.yaml", config.to_yaml(run.experiment).encode())
+    run.update({})
     pointer = os.environ.get(_POINTER_VARIABLE)
     if pointer and is_main_process():
         write_whole(Path(pointer), f"{run.folder.resolve()}\n".encode())
-    return run
+
+
+def go_on(run: Run) -> None:
+    """Count one more start of a run, as its folder has it now.
+
+    Raises:
+        UserError: the folder holds no run any more, or cannot be written.
+    """
+    run.record = open_run(run.folder).record
+    run.update({"status": "running", "restarts": run.record.get("restarts", 0) + 1})
 
 
 def open_run(folder: Path) -> Run:

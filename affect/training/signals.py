@@ -7,12 +7,14 @@ from types import FrameType
 
 from lightning import Callback, LightningModule, Trainer
 
+from affect.errors import Preempted
+
 
 class EndAtSignal(Callback):
     """SIGTERM and SIGUSR1 end training after the epoch under way, whose checkpoint stays.
 
-    All processes of a training end after the same epoch. A second SIGTERM does not wait for that,
-    and ends as Ctrl-C does.
+    All processes of a training end after the same epoch. A second SIGTERM does not wait for that:
+    the epoch under way is given up.
 
     Attributes:
         given_way: whether training has ended for that.
@@ -44,5 +46,5 @@ class EndAtSignal(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGTERM:
-            raise KeyboardInterrupt
+            raise Preempted
         self._asked = True

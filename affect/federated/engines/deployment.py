@@ -79,9 +79,9 @@ def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None =
     else:
         run = resume
         _refuse_others(run, enrolment.fold)
-    run.update({"sites": enrolment.people})
     go_on = f"flwr run . --run-config 'resume=\"{run.folder}\"'"
     with under_way(run, go_on, fresh=resume is None) as (tracker, stopwatch):
+        run.update({"sites": enrolment.people})
         server = _server(grid, run, enrolment)
         state, preparation = trained_rounds(run, enrolment.fold, server, tracker)
         metrics = server.final(kept(experiment, state), preparation)
