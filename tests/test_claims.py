@@ -66,7 +66,8 @@ def test_the_second_is_refused_until_the_first_is_over_or_killed(owner, tmp_path
     said = rf"the work is in the hands of process {owner.pid} on \S+: wait until it ends, or end it"
     with pytest.raises(UserError, match=said), claims.held(tmp_path, "the work"):
         pass
-    owner.kill()  # before its burial: a zombie
+    owner.kill()
+    os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # unburied: a zombie
     with claims.held(tmp_path, "the work"):
         assert claims.take(tmp_path) is None
     with claims.held(tmp_path, "the work"):
