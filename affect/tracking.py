@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from netrc import NetrcParseError, netrc
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 from affect.config import Experiment, TrackingConfig
 from affect.errors import UserError
 from affect.files import write_whole
+from affect.rows import cut_row, read_rows
 
 _MODES = ("online", "offline", "disabled")
 _KEY_LENGTH = 40
@@ -36,7 +38,8 @@ class Tracker:
         config: the configuration as JSON values.
 
     Raises:
-        UserError: W&B cannot be reached in the mode that was asked for.
+        UserError: W&B cannot be reached in the mode that was asked for, or `metrics.csv` is not
+            what a run wrote.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class Tracker:
     ) -> None:
         self._folder = folder
         self._path = folder / "metrics.csv"
-        self._rows = _rows_in(self._path)
+        rows, self._cut = read_rows(self._path, ["step"])
+        self._rows: list[dict[str, Any]] = [*rows]
         self._run = _start(folder, run_id, kind, experiment, config)
 
     def log(
@@ -59,11 +63,15 @@ class Tracker:
             step: of the run.
             values: of the row.
             distributions: shown as histograms in W&B alone.
+
+        Raises:
+            UserError: the file cannot be written, or an earlier row of it was cut.
         """
+        cut = self._gives_way(step)
         row = {"step": step, **values}
         kept = [old for old in self._rows if int(old["step"]) < step]
         columns = list(kept[0]) if kept else []
-        appends = len(kept) == len(self._rows) and row.keys() <= set(columns)
+        appends = not cut and len(kept) == len(self._rows) and row.keys() <= set(columns)
         self._rows = [*kept, row]
         if appends:
             _append(self._path, row, columns)
@@ -79,9 +87,28 @@ class Tracker:
             self._run.log({**row, **histograms}, step=step)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
-        """Set the run's final values."""
+        """Set the run's final values.
+
+        Raises:
+            UserError: the last row of `metrics.csv` was cut.
+        """
+        self._gives_way(math.inf)
         if self._run is not None:
             self._run.summary.update(dict(values))
+
+    def _gives_way(self, step: float) -> bool:
+        """Whether a row that was cut is of this step or later; there is none from now on.
+
+        Raises:
+            UserError: it is of an earlier step.
+        """
+        if self._cut is None:
+            return False
+        after = int(self._rows[-1]["step"]) + 1 if self._rows else 0
+        if int(self._cut.get("step", after)) < step:
+            raise cut_row(self._path)
+        self._cut = None
+        return True
 
     def show(self, figures: Sequence[Path]) -> None:
         """Log figures under `figures/<name>`."""
@@ -167,13 +194,6 @@ def _start(
         raise UserError(
             f"W&B cannot start {mode}: {detail}; `wandb login`, or pass --tracking.mode=offline"
         ) from error
-
-
-def _rows_in(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _append(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:

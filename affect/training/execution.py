@@ -22,6 +22,7 @@ from affect.prediction import Prediction
 from affect.store import Entry
 from affect.tracking import Tracker
 from affect.training import run as runs
+from affect.training.inputs import refuse_other_configuration, refuse_other_recordings
 from affect.training.run import Run, Stopwatch, is_main_process
 from affect.training.scores import losses, scores
 from affect.training.trained import PREDICTIONS
@@ -56,14 +57,17 @@ def execute(
         _refuse_other(resume, kind)
         if resume.record["status"] == "done":
             return resume
+        refuse_other_configuration(resume.folder, experiment, kind)
     torch.set_num_threads(experiment.trainer.threads)
     entries = entries_of(experiment.data, progress=experiment.trainer.progress)
     if resume is None:
         folds = split(frames_by_subject(entries), experiment.data.split)
-        run = runs.create(experiment, kind, folds)
+        run = runs.create(experiment, kind, folds, entries)
     else:
         run = resume
     refuse_missing(run.folds, entries)
+    if resume is not None:
+        refuse_other_recordings(run.folder, run.folds, entries)
     with under_way(run, f"affect {kind} --resume {run.folder}", fresh=resume is None) as reported:
         tracker, stopwatch = reported
         predictions = [
