@@ -197,7 +197,8 @@ class TrainerConfig:
 
     Attributes:
         max_epochs: passes over the training windows.
-        patience: stop after so many epochs without a better validation CCC; null for never.
+        patience: stop after so many validations, of which each epoch ends with one, without a
+            better CCC; null for never.
         keep: weights that are evaluated: of the `best` validation CCC, or the `last`.
         gradient_clip_val: largest gradient norm; null for no limit.
         accumulate_grad_batches: batches an optimiser step.
@@ -410,7 +411,8 @@ class FederationConfig:
             is meant for a GPU; null for one after another.
         timeout_s: what a client gets for a message; null for ever.
         failure_fraction: share of a round's clients that may fail without ending the run.
-        evaluate_every: rounds between two validations; the last round is always validated.
+        evaluate_every: rounds between two validations; the last round is always validated, which
+            one it turns out to be.
         seed: of the choice of clients and of the server's noise; null for the experiment's seed.
     """
 
@@ -561,6 +563,18 @@ def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
         for part in (hint, *get_args(hint)):  # a section, or one that may be null
             if dataclasses.is_dataclass(part) and isinstance(part, type):
                 yield from keys(part, f"{prefix}{name}.")
+
+
+def flat(section: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a section, such as a whole experiment, by their dotted keys."""
+    values: dict[str, Any] = {}
+    for name in _fields(type(section)):
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(value):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
 
 
 def _refuse_broken_files(arguments: Sequence[str]) -> None:

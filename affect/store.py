@@ -131,6 +131,16 @@ def remove(path: Path) -> None:
         raise UnwritableError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
+def stored_checksum(path: Path) -> str:
+    """The checksum that was written with the recording in a file; see `checksum`.
+
+    Raises:
+        RecordingError: as `read`.
+    """
+    with _open(path) as file:
+        return str(file.attrs["checksum"])
+
+
 def kind_of(path: Path) -> Kind:
     """What the recording in a file has columns of; no column is read.
 
@@ -157,9 +167,7 @@ def verify(path: Path) -> None:
         check(recording)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from None
-    with _open(path) as file:
-        stored = str(file.attrs["checksum"])
-    if stored != checksum(recording):
+    if stored_checksum(path) != checksum(recording):
         raise RecordingError(f"{path}: its content does not match its checksum: {_AGAIN}")
     cache = path.parent.parent.parent
     if path != path_of(cache, recording.corpus, recording.subject, recording.name):

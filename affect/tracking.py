@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from affect.config import Experiment, TrackingConfig
 from affect.errors import UnwritableError, UserError
 from affect.files import require_writable, write_whole
+from affect.rows import cut_row, read_rows
 
 LOCAL_VARIABLE = "AFFECT_LOCAL"
 """Names a folder of a job's own on its node's disk."""
@@ -55,7 +56,8 @@ class Tracker:
         config: the configuration as JSON values.
 
     Raises:
-        UserError: W&B cannot be reached in the mode that was asked for.
+        UserError: W&B cannot be reached in the mode that was asked for, or `metrics.csv` is not
+            what a run wrote.
     """
 
     def __init__(
@@ -63,7 +65,8 @@ class Tracker:
     ) -> None:
         self._folder = folder
         self._path = folder / "metrics.csv"
-        self._rows = _rows_in(self._path)
+        rows, self._cut = read_rows(self._path, ["step"])
+        self._rows: list[dict[str, Any]] = [*rows]
         self._told = _drop_unclosed(folder / "wandb")
         self._place = _place(folder, run_id)
         self._run: Any = _start(self._place, folder, run_id, kind, experiment, config)
@@ -81,11 +84,15 @@ class Tracker:
             step: of the run.
             values: of the row.
             distributions: shown as histograms in W&B alone.
+
+        Raises:
+            UserError: the file cannot be written, or an earlier row of it was cut.
         """
+        cut = self._gives_way(step)
         row = {"step": step, **values}
         kept = [old for old in self._rows if int(old["step"]) < step]
         columns = list(kept[0]) if kept else []
-        appends = len(kept) == len(self._rows) and row.keys() <= set(columns)
+        appends = not cut and len(kept) == len(self._rows) and row.keys() <= set(columns)
         self._rows = [*kept, row]
         if appends:
             _append(self._path, row, columns)
@@ -103,11 +110,30 @@ class Tracker:
                 self._run.log({**row, **histograms}, step=step)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
-        """Set the run's final values."""
+        """Set the run's final values.
+
+        Raises:
+            UserError: the last row of `metrics.csv` was cut.
+        """
+        self._gives_way(inf)
         if self._run is not None:
             with self._heard():
                 self._tell_again(inf)
                 self._run.summary.update(dict(values))
+
+    def _gives_way(self, step: float) -> bool:
+        """Whether a row that was cut is of this step or later; there is none from now on.
+
+        Raises:
+            UserError: it is of an earlier step.
+        """
+        if self._cut is None:
+            return False
+        after = int(self._rows[-1]["step"]) + 1 if self._rows else 0
+        if int(self._cut.get("step", after)) < step:
+            raise cut_row(self._path)
+        self._cut = None
+        return True
 
     def show(self, figures: Sequence[Path]) -> None:
         """Log figures under `figures/<name>`."""
@@ -361,13 +387,6 @@ def _drop_unclosed(folder: Path) -> int:
         if part.name not in closed["parts"] and not any(part.glob(f"*{SYNCED}")):
             shutil.rmtree(part, ignore_errors=True)
     return closed["step"]
-
-
-def _rows_in(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _append(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:

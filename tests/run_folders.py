@@ -62,7 +62,7 @@ def write_run(folder, items, *, folds=1, epochs=6, units=(), spent=None, **setti
     split = settings.pop("split", (("a",), ("b",), ("c",)))
     experiment = Experiment(runs=str(folder), **settings)
     run = runs.create(experiment, kind, [Fold(i, *split) for i in range(folds)])
-    runs.begin(run)
+    runs.begin(run, ())
     run.update({"status": status, "wall_time_s": 12.5, "peak_memory_mib": 800.0})
     if kind == "federate":
         private = [{"epsilon": e, "delta": 0.01 * (i + 1)} for i, e in enumerate(spent or [])]

@@ -139,7 +139,7 @@ def run(tmp_path):
     """A run that has stopped."""
     builders.cache(tmp_path / "cache")
     begun = runs.create(builders.experiment(tmp_path), "fit", [Fold(0, ("P0",), ("P1",), ("P2",))])
-    runs.begin(begun)
+    runs.begin(begun, ())
     return begun
 
 
@@ -163,8 +163,8 @@ def contents(folder):
 def test_a_run_goes_on_with_what_its_last_owner_wrote_and_counts_its_restarts(run):
     resumed = runs.open_run(run.folder)
     run.update({"delay_s": {"0": {}}})  # while the next one was reading the corpus
-    with under_way(resumed, "affect fit --resume", fresh=False):
+    with under_way(resumed, "affect fit --resume", None):
         assert resumed.record["delay_s"] == {"0": {}}
-    with under_way(runs.open_run(run.folder), "affect fit --resume", fresh=False):
+    with under_way(runs.open_run(run.folder), "affect fit --resume", None):
         pass
     assert runs.open_run(run.folder).record["restarts"] == 2

@@ -80,7 +80,8 @@ def rounds(held, asked, memory, cohort, accelerator="cpu", *, prepared=None, spo
     about = (config.to_yaml(asked), "run", 0, "train", json.dumps(preparation.to_json()))
     with engine(partial(app_at, held, memory, trainer), len(held), chosen) as grid:
         for number in (1, 2):
-            request = Train(*about, number, vector, control)
+            memory = None if control is None or number == 1 else 1
+            request = Train(*about, number, vector, control, memory)
             spoiled = dataclasses.replace(request, parameters=vector * np.float32(np.nan))
             contents = [(spoiled if client == spoilt else request).encode() for client in held]
             messages = [

@@ -96,6 +96,7 @@ def test_the_server_learns_of_no_person(corpus):
     assert written == {
         "config.yaml",
         "run.json",
+        "inputs.json",
         "metrics.csv",
         "clients.csv",
         "model.safetensors",

@@ -408,7 +408,7 @@ def test_a_signal_saves_the_last_round_and_ends_with_75(corpus, tmp_path, number
     command = [sys.executable, "-m", "affect", "federate", "-c", str(tmp_path / "e.yaml")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/toy/*/metrics.csv")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("runs/toy/*/checkpoints/state*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

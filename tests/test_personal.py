@@ -235,17 +235,16 @@ def test_a_client_begins_with_the_common_head_and_goes_on_with_its_own(corpus, r
     local, body = local_training(corpus, run, tmp_path)
     memory = Memory(tmp_path)
     first = local.train(0, 1, body)
-    own = memory.before(0, 2)["head"]
+    own = memory.after(0, 1)["head"]
     again = local.train(1, 9, body)  # sampled first in the ninth round
-    began = memory.before(1, 10)["head"]
+    began = memory.after(1, 9)["head"]
     memory.keep(1, 8, {"head": common_head(run.experiment)})
-    np.testing.assert_array_equal(local.train(1, 9, body).parameters, again.parameters)
-    np.testing.assert_array_equal(memory.before(1, 10)["head"], began)
-    memory.keep(0, 8, {"head": own})
-    local.train(0, 9, body)
-    assert (memory.before(0, 10)["head"] != own).any()
+    np.testing.assert_array_equal(local.train(1, 9, body, memory=8).parameters, again.parameters)
+    np.testing.assert_array_equal(memory.after(1, 9)["head"], began)
+    local.train(0, 9, body, memory=1)
+    assert (memory.after(0, 9)["head"] != own).any()
     memory.keep(1, 8, {"head": own})
-    assert (local.train(1, 9, body).parameters != again.parameters).any()
+    assert (local.train(1, 9, body, memory=8).parameters != again.parameters).any()
     assert first.parameters.shape == body.shape
 
 

@@ -122,7 +122,11 @@ class Exchange:
                 yield client, Failure(client, "it did not answer in time")
 
     def tolerated(
-        self, clients: Sequence[Client], request: Content, reply: type[_Reply]
+        self,
+        clients: Sequence[Client],
+        request: Content,
+        reply: type[_Reply],
+        own: Own | None = None,
     ) -> Iterator[tuple[Client, _Reply | Failure]]:
         """Each client's answer as in `answers`, among which are no more failures than may be.
 
@@ -130,7 +134,7 @@ class Exchange:
             UserError: naming the clients that failed, after the last answer.
         """
         failures: list[Failure] = []
-        for client, answer in self.answers(clients, request, reply):
+        for client, answer in self.answers(clients, request, reply, own):
             if isinstance(answer, Failure):
                 failures.append(answer)
             yield client, answer

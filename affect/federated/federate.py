@@ -77,11 +77,12 @@ def _train(
         return store.read_predictions(folder / PREDICTIONS)
     experiment = run.experiment
     clients = population(fold, experiment.federation)
+    memory = Memory(folder / "clients")
     make_app = partial(app_at, _held(clients, entries), folder / "clients", experiment.trainer)
     with engine(make_app, len(clients), experiment.federation) as grid:
         nodes = {client.index: client.index + 1 for client in clients}
         server = Server(grid, clients, nodes, experiment)
-        state, preparation = trained_rounds(run, fold, server, tracker)
+        state, preparation = trained_rounds(run, fold, server, tracker, memory)
     module = kept_module(experiment, preparation, state)
     entries = staged(entries)
     parts = _by_part(fold, entries)
@@ -94,8 +95,7 @@ def _train(
     device = device_for(experiment.trainer)
     predict = None
     if experiment.federation.personalisation.steps:
-        held = _held(clients, entries)
-        memory, draws = Memory(folder / "clients"), seeded(experiment.seed)
+        held, draws = _held(clients, entries), seeded(experiment.seed)
         local = LocalTraining(experiment, preparation, held, memory, device, draws)
         network_of = partial(local.personalised, parameters=kept(experiment, state))
         tested = {c.index: held[c.index] for c in clients if c.part != "train"}
@@ -104,25 +104,30 @@ def _train(
 
 
 def trained_rounds(
-    run: Run, fold: Fold, server: Server, tracker: Tracker | None
+    run: Run, fold: Fold, server: Server, tracker: Tracker | None, memory: Memory | None = None
 ) -> tuple[State, Preparation]:
     """The state after a fold's last round, and what the clients have agreed on.
 
-    Each round is saved, reported and shown; those that are there already are not trained again.
+    Each round is shown, reported and saved, in this order: a round that a kill leaves without a
+    state is trained and reported again. Those that are saved already are not trained again.
 
     Args:
         run: whose folder takes the files.
         fold: which fold.
         server: leads its rounds.
         tracker: takes the metrics.
+        memory: of the clients, where they are on this machine.
 
     Raises:
-        UserError: as `Server.agree` and `Server.rounds`.
+        UserError: as `Server.agree` and `Server.rounds`; or what was written before does not go
+            with the state.
     """
     experiment = run.experiment
     path = run.fold_folder(fold.index) / "checkpoints" / "state.safetensors"
     if path.exists():
         state, preparation = load_state(path)
+        if memory is not None:
+            memory.refuse_missing(state.memories)
     else:
         preparation = server.agree()
         state = _initial(experiment, preparation)
@@ -131,12 +136,10 @@ def trained_rounds(
     history = History(run, fold.index, state.round, tracker)
     _forget_failures(run, fold, state.round)
     for done in _shown(run, fold, server.rounds(state, preparation), state):
-        save_state(path, done.state, preparation)
         history.add(done)
         _note_failures(run, fold, done)
+        save_state(path, done.state, preparation)
         state = done.state
-        if _exhausted(experiment, state):
-            break
     _record(run, fold, server, state)
     return state, preparation
 
@@ -177,12 +180,6 @@ def _by_part(fold: Fold, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
         part: [entry for entry in entries if entry.subject in set(getattr(fold, part))]
         for part in ("train", "val", "test")
     }
-
-
-def _exhausted(experiment: Experiment, state: State) -> bool:
-    """Whether validation has not improved for as many rounds as patience allows."""
-    patience = experiment.trainer.patience
-    return patience is not None and state.round - state.best_round >= patience
 
 
 def _record(run: Run, fold: Fold, server: Server, state: State) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from affect.errors import UserError
 from affect.federated.server import Round
 from affect.files import write_whole
+from affect.rows import Row, cut_row, read_rows
 from affect.tracking import Tracker
 from affect.training.run import Run
 
@@ -27,6 +27,9 @@ class History:
         fold: which fold.
         finished: rounds that are already there.
         tracker: takes the global metrics.
+
+    Raises:
+        UserError: `clients.csv` is not what a run wrote, or a row is cut that is not made again.
     """
 
     def __init__(self, run: Run, fold: int, finished: int, tracker: Tracker | None) -> None:
@@ -41,7 +44,10 @@ class History:
             *("update_norm", "frames", "steps", "seconds"),
         ]
         self._path = run.folder / "clients.csv"
-        kept = [row for row in _rows_in(self._path) if _before(row, fold, finished)]
+        rows, cut = read_rows(self._path, ["fold", "round"], self._columns)
+        kept = [row for row in rows if _before(row, fold, finished)]
+        if cut is not None and not _made_again(cut, rows, fold, finished):
+            raise cut_row(self._path)
         write_whole(self._path, _lines(self._columns, kept, header=True).encode())
 
     def add(self, done: Round) -> None:
@@ -92,15 +98,15 @@ def _costs(done: Round) -> dict[str, float]:
     return costs
 
 
-def _before(row: Mapping[str, str], fold: int, finished: int) -> bool:
+def _before(row: Row, fold: int, finished: int) -> bool:
     return int(row["fold"]) != fold or int(row["round"]) <= finished
 
 
-def _rows_in(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _made_again(cut: Row, rows: Sequence[Row], fold: int, finished: int) -> bool:
+    """Whether a row that was cut after these is of a round that is trained again."""
+    if "round" in cut:
+        return not _before(cut, fold, finished)
+    return finished == 0 or bool(rows and not _before(rows[-1], fold, finished))
 
 
 def _lines(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, header: bool) -> str:

@@ -33,7 +33,7 @@ from affect.errors import UserError
 from affect.federated.correction import Correction, Proximal, Scaffold, correct
 from affect.federated.draws import Draws
 from affect.federated.flat import FlatParameters
-from affect.federated.memory import Memory
+from affect.federated.memory import Memory, remember
 from affect.federated.messages import Evaluated, Surveyed, Trained
 from affect.federated.personal import adapting, staying, travelling
 from affect.federated.place import Place, Step
@@ -104,7 +104,7 @@ class LocalTraining:
         self._first_head = self._staying.read()
         federation = experiment.federation
         self._keeps_head = federation.personalisation.local == "head"
-        self._remembers = self._keeps_head or federation.strategy.name == "scaffold"
+        self._remembers = remember(experiment)
         self._optimization = federation.optimizer or experiment.optimizer
         self._scheduling = federation.scheduler or experiment.scheduler
         self._optimizer = make_optimizer(self.module.model.parameters(), self._optimization)
@@ -121,6 +121,7 @@ class LocalTraining:
         round_: int,
         parameters: Float32[np.ndarray, " P"],
         control: Float32[np.ndarray, " P"] | None = None,
+        memory: int | None = None,
     ) -> Trained:
         """What a client learns in a round.
 
@@ -129,12 +130,14 @@ class LocalTraining:
             round_: 1 for the first.
             parameters: that travel, at the round's start.
             control: the server's control variate, of SCAFFOLD alone.
+            memory: the round after which the client kept what it starts from; None for nothing.
 
         Raises:
-            UserError: there are more or fewer parameters than the network has.
+            UserError: there are more or fewer parameters than the network has, what it kept is
+                lost, or what it would keep is not finite.
         """
         start_s = time.perf_counter()
-        work = self.assigned(client, round_, parameters, control)
+        work = self.assigned(client, round_, parameters, control, memory)
         self._load(parameters, work.own.get("head"))
         self._switch(training=True)
         rewind(self._optimizer)
@@ -159,13 +162,14 @@ class LocalTraining:
         round_: int,
         parameters: Float32[np.ndarray, " P"],
         control: Float32[np.ndarray, " P"] | None = None,
+        memory: int | None = None,
     ) -> Assignment:
         """What a client is to do in a round; see `train`."""
         place = self._place(client)
-        own = self._memory.before(client, round_) if self._remembers else {}
+        own = self._memory.after(client, memory) if self._remembers else {}
         correction = self._correction(own, parameters, control)
         steps = self._steps(place, round_)
-        return Assignment(client, round_, parameters, own, place, steps, correction)
+        return Assignment(client, round_, parameters, memory, own, place, steps, correction)
 
     def reply(
         self,
@@ -183,6 +187,9 @@ class LocalTraining:
             walked: sum of its learning rates over its steps.
             head: those that stay, of FedPer alone.
             effort: scores, steps and seconds, as in `Trained`.
+
+        Raises:
+            UserError: what it would keep is not finite.
         """
         change, kept = None, {}
         if isinstance(work.correction, Scaffold):
@@ -191,7 +198,7 @@ class LocalTraining:
         if head is not None:
             kept["head"] = head
         if kept:
-            self._memory.keep(work.client, work.round, kept)
+            self._memory.keep(work.client, work.round, kept, work.memory)
         return Trained(
             parameters=self._sent(work.client, work.round, work.start, trained),
             control=change,
@@ -353,7 +360,8 @@ class Assignment:
         client: its index.
         round: 1 for the first.
         start: parameters that travel, at the round's start.
-        own: what the client has kept from the rounds before.
+        memory: the round after which the client kept what it starts from; None for nothing.
+        own: what that is.
         place: the client's windows.
         steps: the optimiser steps, one after another.
         correction: what the strategy adds to the gradients.
@@ -362,6 +370,7 @@ class Assignment:
     client: int
     round: int
     start: Float32[np.ndarray, " P"]
+    memory: int | None
     own: Mapping[str, np.ndarray]
     place: Place
     steps: Iterator[Step]

@@ -235,6 +235,8 @@ class Train(Request):
         round: 1 for the first.
         parameters: of the network.
         control: the server's control variate, of SCAFFOLD alone.
+        memory: the last round in which the client's answer was taken in, where it keeps something
+            between rounds: what it kept then is what it starts from.
     """
 
     action: ClassVar[str] = "train"
@@ -242,6 +244,7 @@ class Train(Request):
     round: int
     parameters: Float32[np.ndarray, " P"]
     control: Float32[np.ndarray, " P"] | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -333,6 +336,7 @@ class TrainMasked(Request):
     round: int
     parameters: Float32[np.ndarray, " P"]
     sealed: list[str]
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -409,10 +413,12 @@ def addressed(
         records: the request.
         client: whom it goes to.
         part: that client's.
-        own: lists that this client alone is sent.
+        own: lists and whole numbers that this client alone is sent.
     """
-    numbers = MetricRecord({**records.metric_records[_NUMBERS], "client": client})
-    lists = {name: value for name, value in (own or {}).items() if value}
+    own = own or {}
+    whole = {name: value for name, value in own.items() if isinstance(value, int)}
+    lists = {name: value for name, value in own.items() if name not in whole and value}
+    numbers = MetricRecord({**records.metric_records[_NUMBERS], "client": client, **whole})
     words = ConfigRecord({**records.config_records[_WORDS], "part": part, **lists})
     return RecordDict({**records, _NUMBERS: numbers, _WORDS: words})
 

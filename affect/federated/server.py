@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from affect.federated.agreement import agreed, with_delays
 from affect.federated.draws import Draws, seeded
 from affect.federated.exchange import Cost, Exchange, Failure, Own, complete
 from affect.federated.gathered import ControlSum, Gathered
+from affect.federated.memory import remember
 from affect.federated.messages import (
     Content,
     Delayed,
@@ -61,6 +63,9 @@ class State:
         best_parameters: of the best validated round.
         best_round: which that was; 0 before any.
         best_ccc: its validation CCC.
+        waited: validations since that one.
+        memories: the last round in which each client's answer was taken in, by its index, where
+            clients keep something between rounds: what it kept then is what it goes on from.
         bytes_down: sent to clients in all rounds.
         bytes_up: received from them.
     """
@@ -72,6 +77,8 @@ class State:
     clipping_norm: float = 1.0
     best_round: int = 0
     best_ccc: float = -np.inf
+    waited: int = 0
+    memories: Mapping[int, int] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -143,6 +150,11 @@ class Server:
         dimensions = len(experiment.data.dimensions)
         sizes = {"D": dimensions, "M": masked_tallies(dimensions)}
         self._exchange = Exchange(grid, node_of, self._config, sizes)
+        # kept, since to count one takes longer than to train a tiny client
+        self._epsilon = cache(
+            partial(privacy.spent, self._config, len(self._train), self._expected)
+        )
+        self._refuse_overdrawn()
 
     def agree(self) -> Preparation:
         """The preparation that all clients have agreed on.
@@ -161,7 +173,10 @@ class Server:
         return with_delays(preparation, [reply for _, reply in complete(answers)])
 
     def rounds(self, state: State, preparation: Preparation) -> Iterator[Round]:
-        """The rounds that are left, one after another; fewer where `max_epsilon` is reached.
+        """The rounds that are left, one after another.
+
+        They end early before a round that would spend more than `max_epsilon`, and after as many
+        validations without a better one as `trainer.patience` allows. The last is validated.
 
         Args:
             state: after the last round that was finished.
@@ -171,14 +186,25 @@ class Server:
             UserError: more clients fail than are allowed to, or training diverges.
         """
         self._preparation = json.dumps(preparation.to_json())
-        limit = self._config.privacy.max_epsilon
-        for number in range(state.round + 1, self._config.rounds + 1):
-            epsilon = privacy.spent(self._config, len(self._train), self._expected, number)
-            if limit is not None and epsilon > limit:
-                return
-            done = self._round(number, state, epsilon)
+        patience = self._experiment.trainer.patience
+        while not self._is_last(state.round) and (patience is None or state.waited < patience):
+            done = self._round(state.round + 1, state)
             state = done.state
             yield done
+
+    def _is_last(self, number: int) -> bool:
+        """Whether no round may follow this one, however well it went."""
+        limit = self._config.privacy.max_epsilon
+        if number >= self._config.rounds or limit is None:
+            return number >= self._config.rounds
+        return self._epsilon(number + 1) > limit
+
+    def _refuse_overdrawn(self) -> None:
+        if self._is_last(0):
+            raise UserError(
+                f"federation.privacy.max_epsilon is {self._config.privacy.max_epsilon}, one round "
+                f"spends {self._epsilon(1):.3g}: raise it, or federation.privacy.noise_multiplier"
+            )
 
     def spent(self, rounds: int) -> dict[str, float]:
         """What so many rounds cost: `epsilon`, `delta` and the noise; empty without privacy."""
@@ -186,7 +212,7 @@ class Server:
         if private.mode == "none":
             return {}
         return {
-            "epsilon": privacy.spent(self._config, len(self._train), self._expected, rounds),
+            "epsilon": self._epsilon(rounds),
             "delta": privacy.delta_of(private, len(self._train)),
             "noise_multiplier": private.noise_multiplier,
         }
@@ -211,7 +237,7 @@ class Server:
             values |= gathered.scores(part)
         return values
 
-    def _round(self, number: int, state: State, epsilon: float) -> Round:
+    def _round(self, number: int, state: State) -> Round:
         cost = self._exchange.cost = Cost()
         start_s = time.perf_counter()
         chosen = sample(self._train, self._draws(number), self._config)
@@ -222,13 +248,11 @@ class Server:
         waited_s = cost.waited_s
         values = training.scores("train")
         evaluation = Gathered(self._experiment.data.dimensions)
-        if number % self._config.evaluate_every == 0 or number == self._config.rounds:
+        if number % self._config.evaluate_every == 0 or self._is_last(number):
             self._evaluate(number, state.parameters, evaluation)
             values |= evaluation.scores("val")
             _refuse_unscored(values, number)
-            if values[MONITOR] > state.best_ccc:
-                best = {"best_parameters": state.parameters, "best_round": number}
-                state = replace(state, best_ccc=values[MONITOR], **best)
+            state = _validated(state, values[MONITOR])
         state = replace(
             state,
             bytes_down=state.bytes_down + cost.bytes_down,
@@ -246,7 +270,7 @@ class Server:
             },
             bytes_down=cost.bytes_down,
             bytes_up=cost.bytes_up,
-            epsilon=epsilon,
+            epsilon=self._epsilon(number),
             drift=training.drift(combined, self._config),
         )
 
@@ -260,9 +284,12 @@ class Server:
             none = np.zeros_like(state.parameters)
             control = state.slots.get("control", none).astype(np.float32)
         asked = *self._about, self._preparation, number, state.parameters
-        request = Train(*asked, control=control)
-        replies = training.taking(self._exchange.tolerated(chosen, request, Trained))
-        return *self._aggregated(number, state, replies), training
+        memories = {client: {"memory": round_} for client, round_ in state.memories.items()}
+        answers = self._exchange.tolerated(chosen, Train(*asked, control), Trained, memories)
+        state, combined = self._aggregated(number, state, training.taking(answers))
+        failed = {failure.client.index for failure in training.failures}
+        there = [client for client in chosen if client.index not in failed]
+        return self._remembering(state, there), combined, training
 
     def _trained_masked(
         self, number: int, state: State, chosen: Sequence[Client]
@@ -280,7 +307,7 @@ class Server:
                     yield client, answer
             self._exchange.refuse_failures(failures, len(chosen))
 
-        start = Start(self._about, self._preparation, number, state.parameters)
+        start = Start(self._about, self._preparation, number, state.parameters, state.memories)
         rules = self._config.privacy.secure_aggregation
         total, clients = SecureRound(exchange, start, rules).summed(chosen)
         outcome = Outcome(total, clients, failures, self._experiment.data.dimensions, rules)
@@ -289,7 +316,15 @@ class Server:
         parameters, slots = strategy.step(
             state.parameters, combined, dict(state.slots), self._config.strategy
         )
-        return replace(state, round=number, parameters=parameters, slots=slots), combined, outcome
+        state = replace(state, round=number, parameters=parameters, slots=slots)
+        return self._remembering(state, clients), combined, outcome
+
+    def _remembering(self, state: State, clients: Sequence[Client]) -> State:
+        """The state that knows of what these clients have kept in its round, if they keep any."""
+        if not remember(self._experiment):
+            return state
+        now = {client.index: state.round for client in clients}
+        return replace(state, memories={**state.memories, **now})
 
     def _aggregated(
         self, number: int, state: State, replies: Iterator[Trained]
@@ -336,6 +371,14 @@ def shared(experiment: Experiment) -> Experiment:
         trainer=experiment.trainer,
         federation=replace(experiment.federation, engine="inprocess", ray=RayConfig()),
     )
+
+
+def _validated(state: State, ccc: float) -> State:
+    """The state after a validation, which may be the best one."""
+    if not ccc > state.best_ccc:
+        return replace(state, waited=state.waited + 1)
+    best = {"best_parameters": state.parameters, "best_round": state.round}
+    return replace(state, best_ccc=ccc, waited=0, **best)
 
 
 def _refuse_unscored(values: Mapping[str, float], number: int) -> None:

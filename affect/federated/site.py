@@ -119,7 +119,8 @@ class Site:
         if _secure(request).enabled:
             raise UserError("asked for an update without masks in a run with secure aggregation")
         training = self._trained_by(request)
-        return training.train(request.client, request.round, request.parameters, request.control)
+        start = request.parameters, request.control, request.memory
+        return training.train(request.client, request.round, *start)
 
     def keys(self, request: MakeKeys) -> PublicKeys:
         """A client's public keys of a round; see `Masking.keys`."""
@@ -135,7 +136,8 @@ class Site:
 
         def learned() -> Masked:
             training = self._trained_by(request)
-            trained = training.train(request.client, request.round, request.parameters)
+            start = request.parameters, None, request.memory
+            trained = training.train(request.client, request.round, *start)
             rounding = seeded(experiment_of(request.experiment).seed)
             place = (request.round, 3, request.client)
             return contribution(trained, request.parameters, federation, rounding(*place))
@@ -162,7 +164,8 @@ class Site:
 
     def _assigned(self, request: Train) -> Assignment:
         training = self._trained_by(request)
-        return training.assigned(request.client, request.round, request.parameters, request.control)
+        start = request.parameters, request.control, request.memory
+        return training.assigned(request.client, request.round, *start)
 
     def evaluate(self, request: Evaluate) -> Evaluated:
         """How a network does at a client; see `LocalTraining.evaluate`."""

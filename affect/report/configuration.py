@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
-from affect.config import Experiment, FederationConfig
+from affect.config import Experiment, FederationConfig, flat
 from affect.training.run import Run
 
 _NAMES = {"name", "runs"}
@@ -23,10 +22,10 @@ def differing(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """
     read = [_read(run) for run in runs]
     centralised = any(run.record["kind"] == "fit" for run in runs)
-    defaults = _flat(FederationConfig(), _SECTION) if centralised else {}
+    defaults = flat(FederationConfig(), _SECTION) if centralised else {}
     return {
         key: tuple(_text(keys[key]) if key in keys else "" for keys in read)
-        for key in _flat(Experiment())
+        for key in flat(Experiment())
         if key not in _NAMES and _differ([keys[key] for keys in (*read, defaults) if key in keys])
     }
 
@@ -51,19 +50,7 @@ def _text(value: Any) -> str:
 
 def _read(run: Run) -> dict[str, Any]:
     """The dotted keys that a run reads, with their values."""
-    values = _flat(run.experiment)
+    values = flat(run.experiment)
     if run.record["kind"] == "federate":
         return values
     return {key: value for key, value in values.items() if not key.startswith(_SECTION)}
-
-
-def _flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """The dotted keys of a section and of those in it."""
-    flat: dict[str, Any] = {}
-    for item in fields(section):
-        value = getattr(section, item.name)
-        if is_dataclass(value):
-            flat |= _flat(value, f"{prefix}{item.name}.")
-        else:
-            flat[prefix + item.name] = value
-    return flat

@@ -22,6 +22,7 @@ from affect.prediction import Prediction
 from affect.store import Entry
 from affect.tracking import Tracker
 from affect.training import run as runs
+from affect.training.inputs import refuse_other_configuration, refuse_other_recordings
 from affect.training.run import Run, Stopwatch, is_main_process
 from affect.training.scores import losses, scores
 from affect.training.trained import PREDICTIONS
@@ -56,6 +57,7 @@ def execute(
         _refuse_other(resume, kind)
         if resume.record["status"] == "done":
             return resume
+        refuse_other_configuration(resume.folder, experiment, kind)
     torch.set_num_threads(experiment.trainer.threads)
     entries = entries_of(experiment.data, progress=experiment.trainer.progress)
     if resume is None:
@@ -64,7 +66,10 @@ def execute(
     else:
         run = resume
     refuse_missing(run.folds, entries)
-    with under_way(run, f"affect {kind} --resume {run.folder}", fresh=resume is None) as reported:
+    if resume is not None:
+        refuse_other_recordings(run.folder, run.folds, entries)
+    begins_with = entries if resume is None else None
+    with under_way(run, f"affect {kind} --resume {run.folder}", begins_with) as reported:
         tracker, stopwatch = reported
         predictions = [
             item for fold in run.folds for item in train_fold(run, entries, fold, tracker)
@@ -77,21 +82,27 @@ def execute(
 
 
 @contextmanager
-def under_way(run: Run, go_on: str, *, fresh: bool) -> Iterator[tuple[Tracker | None, Stopwatch]]:
+def under_way(
+    run: Run, go_on: str, begins_with: Sequence[Entry] | None
+) -> Iterator[tuple[Tracker | None, Stopwatch]]:
     """What reports a run while it is trained; whatever stops it is recorded.
 
     Args:
         run: a new one, or one that goes on.
         go_on: the command that goes on with the run.
-        fresh: whether the run begins: refused before its first epoch it leaves nothing.
+        begins_with: recordings at hand where the run begins, which leaves nothing where it is
+            refused before its first epoch; None where it goes on.
 
     Raises:
         UserError: another process has the run in hand, or the folder cannot be written.
         KeyboardInterrupt: of the same kind as came, saying how to go on.
     """
     with _in_hand(run):
-        (runs.begin if fresh else runs.go_on)(run)
-        with _reported(run, go_on, fresh=fresh) as reported:
+        if begins_with is None:
+            runs.go_on(run)
+        else:
+            runs.begin(run, begins_with)
+        with _reported(run, go_on, fresh=begins_with is not None) as reported:
             yield reported
 
 

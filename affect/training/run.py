@@ -1,9 +1,9 @@
 """A run's folder: what is in it and where.
 
 `config.yaml` (resolved), `run.json` (kind, seed, versions, status, restarts, metrics),
-`metrics.csv`, `predictions.h5`, `owners/` (who works in it, see `affect.claims`), and for each fold
-`model.safetensors`, `preparation.json` and `checkpoints/`: in the run's folder itself where there
-is one fold, else in `folds/<index>/`.
+`inputs.json` (what it began with), `metrics.csv`, `predictions.h5`, `owners/` (who works in it,
+see `affect.claims`), and for each fold `model.safetensors`, `preparation.json` and `checkpoints/`:
+in the run's folder itself where there is one fold, else in `folds/<index>/`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,24 @@ from affect.config import Experiment
 from affect.data.splits import Fold
 from affect.errors import UserError
 from affect.files import finite, write_whole
+from affect.store import Entry
+from affect.training.inputs import write_inputs
 
 _VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
-_NEEDED = {"id", "kind", "experiment", "seed", "folds", "splits", "status", "wall_time_s"}
+_FORM: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "kind", "experiment", "status"), str),
+    "seed": int,
+    "wall_time_s": int | float,
+    "folds": [int],
+    "splits": [{"index": int, "train": [str], "val": [str], "test": [str]}],
+}
+"""What `run.json` holds of every run; a list's one item stands for all."""
+_FORM_LATER: Mapping[str, Any] = {
+    "delay_s": dict,
+    "federation": dict,
+    "failures": [{"fold": int, "round": int, "client": str, "reason": str}],
+}
+"""What it may hold besides."""
 _RUN_ID_VARIABLE = "AFFECT_RUN_ID"
 _POINTER_VARIABLE = "AFFECT_RUN_POINTER"
 """Names a file that takes the run's folder, by which a job that starts again finds it."""
@@ -98,14 +113,19 @@ def create(experiment: Experiment, kind: str, folds: Sequence[Fold]) -> Run:
     return Run(Path(experiment.runs) / experiment.name / run_id, experiment, record)
 
 
-def begin(run: Run) -> None:
+def begin(run: Run, entries: Sequence[Entry]) -> None:
     """Write a new run's configuration and record, and tell a job where they are.
 
+    Args:
+        run: from `create`.
+        entries: the recordings at hand.
+
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or a recording cannot be read.
     """
     if is_main_process():
         write_whole(run.folder / "config.yaml", config.to_yaml(run.experiment).encode())
+        write_inputs(run.folder, run.experiment, run.record["kind"], run.folds, entries)
     run.update({})
     pointer = os.environ.get(_POINTER_VARIABLE)
     if pointer and is_main_process():
@@ -134,10 +154,34 @@ def open_run(folder: Path) -> Run:
         raise UserError(f"no run at {folder}: a run's folder holds run.json") from None
     except ValueError as error:
         raise UserError(f"{folder / 'run.json'} is not JSON: {error}") from error
-    missing = _NEEDED - record.keys() if isinstance(record, dict) else _NEEDED
-    if missing:
-        raise UserError(f"{folder / 'run.json'} lacks {min(missing)!r}: it is no record of a run")
+    _refuse_other_form(record, folder / "run.json")
     return Run(folder, config.load(folder / "config.yaml"), record)
+
+
+def _refuse_other_form(record: Any, path: Path) -> None:
+    missing = _FORM.keys() - record.keys() if isinstance(record, dict) else _FORM.keys()
+    if missing:
+        raise UserError(f"{path} lacks {min(missing)!r}: it is no record of a run")
+    odd = [
+        name
+        for name, form in {**_FORM, **_FORM_LATER}.items()
+        if name in record and not _has_form(record[name], form)
+    ]
+    if not odd and record["folds"] != [split["index"] for split in record["splits"]]:
+        odd = ["folds"]
+    if odd:
+        raise UserError(f"{path} has an odd {odd[0]!r}, which no run wrote: put the file back")
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a JSON value is of a type, a list of one form, or a mapping with such values."""
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_has_form(item, form[0]) for item in value)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(
+            name in value and _has_form(value[name], kind) for name, kind in form.items()
+        )
+    return isinstance(value, form) and not isinstance(value, bool)
 
 
 class Stopwatch:

@@ -28,6 +28,7 @@ from affect.federated.population import population
 from affect.federated.server import Server, State, shared
 from affect.training import run as runs
 from affect.training.execution import finish, under_way
+from affect.training.inputs import refuse_other_configuration
 from affect.training.postprocess import Postprocessing, Trace
 from affect.training.run import Run
 from affect.training.trained import Trained, save_trained
@@ -70,6 +71,8 @@ def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None =
     _refuse_unfit(experiment)
     if resume is not None and resume.record["status"] == "done":
         return resume
+    if resume is not None:
+        refuse_other_configuration(resume.folder, experiment, "federate")
     torch.set_num_threads(experiment.trainer.threads)
     _wait_for(grid, sites, experiment.federation.timeout_s)
     enrolment = _enrolled(grid, experiment)
@@ -80,7 +83,7 @@ def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None =
         run = resume
         _refuse_others(run, enrolment.fold)
     go_on = f"flwr run . --run-config 'resume=\"{run.folder}\"'"
-    with under_way(run, go_on, fresh=resume is None) as (tracker, stopwatch):
+    with under_way(run, go_on, () if resume is None else None) as (tracker, stopwatch):
         run.update({"sites": enrolment.people})
         server = _server(grid, run, enrolment)
         state, preparation = trained_rounds(run, enrolment.fold, server, tracker)

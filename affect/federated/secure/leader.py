@@ -9,7 +9,7 @@ sum, after that it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -49,12 +49,14 @@ class Start:
         preparation: how to prepare recordings, as JSON.
         number: of the round.
         parameters: of the network.
+        memories: the round of each client's memory, as in `Train`, by the client's index.
     """
 
     about: tuple[str, str, int, str]
     preparation: str
     number: int
     parameters: Float32[np.ndarray, " P"]
+    memories: Mapping[int, int] = field(default_factory=dict)
 
 
 class SecureRound:
@@ -123,16 +125,17 @@ class SecureRound:
         self, clients: Sequence[Client], sealed: Mapping[int, Mapping[int, str]]
     ) -> tuple[UInt64[np.ndarray, " W"], list[Client]]:
         """The sum of all masked numbers, and whose they are."""
+        start = self._start
         own = {
             client.index: {
                 "sealed": [
                     sealed.get(neighbour, {}).get(client.index, "")
                     for neighbour in self._neighbours[client.index]
-                ]
+                ],
+                "memory": start.memories.get(client.index),
             }
             for client in clients
         }
-        start = self._start
         request = TrainMasked(*start.about, start.preparation, start.number, start.parameters, [])
         values, survivors = np.zeros(0, np.uint64), []
         for client, reply in self._ask(clients, request, Masked, own):
