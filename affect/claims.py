@@ -119,7 +119,9 @@ def created(path: Path, content: str) -> bool:
         # of a request whose answer was lost, a network's file system says this of our own link
         return temporary.stat().st_nlink > 1
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return True

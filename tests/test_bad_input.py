@@ -512,7 +512,7 @@ CASES: list[Case] = [
     (
         "a folder of runs that cannot be written",
         runs_below_a_file,
-        ("cannot write AT/file/runs/toy/", "choose another folder"),
+        ("cannot write to AT/file/runs/toy/", "choose another folder"),
     ),
     (
         "predictions that cannot be written",

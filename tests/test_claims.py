@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from affect import claims, cli
+from affect.data.corpus import entries_of
 from affect.data.splits import Fold
 from affect.errors import UserError
 from affect.training import run as runs
@@ -138,8 +139,9 @@ def test_of_many_that_come_at_once_one_is_taken(tmp_path, before):
 def run(tmp_path):
     """A run that has stopped."""
     builders.cache(tmp_path / "cache")
-    begun = runs.create(builders.experiment(tmp_path), "fit", [Fold(0, ("P0",), ("P1",), ("P2",))])
-    runs.begin(begun, ())
+    experiment = builders.experiment(tmp_path)
+    begun = runs.create(experiment, "fit", [Fold(0, ("P0",), ("P1",), ("P2",))])
+    runs.begin(begun, entries_of(experiment.data, progress=False))
     return begun
 
 
