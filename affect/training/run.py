@@ -29,7 +29,18 @@ from affect.errors import UserError
 from affect.files import finite, write_whole
 
 _VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
-_NEEDED = {"id", "kind", "experiment", "seed", "folds", "splits", "status", "wall_time_s"}
+_NUMBER = (int, float)
+_NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "kind", "experiment", "status"), str),
+    **dict.fromkeys(("seed", "bytes_sent", "bytes_received"), int),
+    "wall_time_s": _NUMBER,
+    **dict.fromkeys(("folds", "splits"), list),
+}
+_FURTHER: Mapping[str, type | tuple[type, ...]] = {
+    "peak_memory_mib": _NUMBER,
+    **dict.fromkeys(("metrics", "federation", "sites"), dict),
+}
+"""What `run.json` holds, and of which kind, at once and later."""
 _RUN_ID_VARIABLE = "AFFECT_RUN_ID"
 _POINTER_VARIABLE = "AFFECT_RUN_POINTER"
 """Names a file that takes the run's folder, by which a job that starts again finds it."""
@@ -126,7 +137,7 @@ def open_run(folder: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or `run.json` is none of a run.
     """
     try:
         record = json.loads((folder / "run.json").read_text())
@@ -134,10 +145,32 @@ def open_run(folder: Path) -> Run:
         raise UserError(f"no run at {folder}: a run's folder holds run.json") from None
     except ValueError as error:
         raise UserError(f"{folder / 'run.json'} is not JSON: {error}") from error
-    missing = _NEEDED - record.keys() if isinstance(record, dict) else _NEEDED
-    if missing:
-        raise UserError(f"{folder / 'run.json'} lacks {min(missing)!r}: it is no record of a run")
+    _refuse_unfit(record, folder / "run.json")
     return Run(folder, config.load(folder / "config.yaml"), record)
+
+
+def _refuse_unfit(record: Any, path: Path) -> None:
+    """Refuse what is no record of a run.
+
+    Raises:
+        UserError: naming the file and the field.
+    """
+    held = record if isinstance(record, dict) else {}
+    needed = {*_NEEDED, *(["peak_memory_mib"] if held.get("status") == "done" else [])}
+    if missing := needed - held.keys():
+        raise UserError(f"{path} lacks {min(missing)!r}: it is no record of a run")
+    for name, kind in {**_NEEDED, **_FURTHER}.items():
+        if name in held and not isinstance(held[name], kind):
+            raise UserError(f"{path} has {held[name]!r} for {name!r}: it is no record of a run")
+    for name in ("federation", "sites"):
+        if not all(isinstance(part, dict) for part in held.get(name, {}).values()):
+            raise UserError(f"{path} has no records in {name!r}: it is no record of a run")
+    try:
+        indices = [Fold.from_json(fold).index for fold in held["splits"]]
+    except (TypeError, KeyError):
+        indices = None
+    if not indices or indices != held["folds"]:
+        raise UserError(f"{path} has other 'splits' than its 'folds': it is no record of a run")
 
 
 class Stopwatch:
