@@ -504,11 +504,9 @@ def _configure_site(parser: argparse.ArgumentParser) -> None:
 
 
 def _site(options: argparse.Namespace) -> Result:
-    import torch
-
     from affect.config import DataConfig
     from affect.data.corpus import entries_of
-    from affect.devices import device_of
+    from affect.devices import device_of, use_threads
     from affect.federated.client import enrolled_app
     from affect.federated.engines.service import serve
     from affect.federated.enrolment import EnrolledPlace
@@ -516,7 +514,7 @@ def _site(options: argparse.Namespace) -> Result:
     from affect.stopping import stopping
 
     _log_to_standard_error()
-    torch.set_num_threads(options.threads)
+    use_threads("--threads", options.threads)
     require_writable(options.state)
     entries = entries_of(DataConfig(cache=str(options.cache), corpus=options.corpus))
     device = device_of(options.device)

@@ -22,6 +22,8 @@ import yaml
 
 from affect.errors import UserError, nearest
 
+_WEEK_S = 7 * 24 * 3600
+
 GoldStandard = Literal["avec", "mean"]
 Standardisation = Literal["none", "subject", "train", "centred"]
 
@@ -614,6 +616,11 @@ def _explained(error: Exception) -> str:
     unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     if unknown:
         return _nearest(f"{unknown[1]}.{unknown[2]}")
+    if '"federation.engine"' in text and "deployment" in text:
+        return (
+            "federation.engine is inprocess or ray; sites that hold their own data train the same "
+            "experiment by deployment/run.sh, as deployment/README.md shows"
+        )
     text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
     unknown = re.search(r"(?:unrecognized arguments: --|Key '|Option ')([\w.]+)", text)
     return _nearest(unknown[1]) if unknown else text
@@ -714,8 +721,9 @@ def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
 
 
 def _optimizer_ranges(key: str, optimizer: OptimizerConfig) -> Iterator[tuple[str, bool, str]]:
-    yield f"{key}.lr", not optimizer.lr > 0, "above 0"
-    yield f"{key}.weight_decay", optimizer.weight_decay < 0, "0 or more"
+    yield f"{key}.lr", not 0 < optimizer.lr < math.inf, "above 0 and finite"
+    refused = not 0 <= optimizer.weight_decay < math.inf
+    yield f"{key}.weight_decay", refused, "0 or more and finite"
 
 
 def _scheduler_ranges(key: str, scheduler: SchedulerConfig) -> Iterator[tuple[str, bool, str]]:
@@ -734,7 +742,8 @@ def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool
     fraction = federation.client_fraction
     yield "federation.client_fraction", not 0 < fraction <= 1, "above 0 and at most 1"
     timeout_s = federation.timeout_s
-    yield "federation.timeout_s", timeout_s is not None and not timeout_s > 0, "above 0, or null"
+    refused = timeout_s is not None and not 0 < timeout_s <= _WEEK_S
+    yield "federation.timeout_s", refused, f"above 0 and at most {_WEEK_S} (a week), or null"
     refused = not 0 <= federation.failure_fraction < 1
     yield "federation.failure_fraction", refused, "at least 0 and below 1"
     seed = federation.seed
@@ -747,7 +756,8 @@ def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool
     yield from _strategy_ranges(federation.strategy)
     yield from _privacy_ranges(federation.privacy)
     lr = federation.personalisation.lr
-    yield "federation.personalisation.lr", lr is not None and not lr > 0, "above 0, or null"
+    refused = lr is not None and not 0 < lr < math.inf
+    yield "federation.personalisation.lr", refused, "above 0 and finite, or null"
     yield "federation.personalisation.steps", federation.personalisation.steps < 0, "0 or more"
 
 
@@ -761,25 +771,29 @@ def _ray_ranges(ray: RayConfig) -> Iterator[tuple[str, bool, str]]:
 
 def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]]:
     key = "federation.strategy"
-    yield f"{key}.server_lr", not strategy.server_lr > 0, "above 0"
+    yield f"{key}.server_lr", not 0 < strategy.server_lr <= 1000, "above 0 and at most 1000"  # noqa: PLR2004
     yield f"{key}.momentum", not 0 <= strategy.momentum < 1, "at least 0 and below 1"
     yield f"{key}.betas", not all(0 <= beta < 1 for beta in strategy.betas), "at least 0, below 1"
-    yield f"{key}.tau", not strategy.tau > 0, "above 0"
-    yield f"{key}.mu", strategy.mu < 0, "0 or more"
+    yield f"{key}.tau", not 0 < strategy.tau < math.inf, "above 0 and finite"
+    yield f"{key}.mu", not 0 <= strategy.mu < math.inf, "0 or more and finite"
     yield f"{key}.trim", not 0 <= strategy.trim < 0.5, "at least 0 and below 0.5"  # noqa: PLR2004
     yield f"{key}.malicious", strategy.malicious < 0, "0 or more"
 
 
 def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
     key = "federation.privacy"
-    yield f"{key}.noise_multiplier", not privacy.noise_multiplier > 0, "above 0"
+    for name, least, most in (
+        ("noise_multiplier", 1e-3, 1e3),
+        ("clipping_norm", 1e-6, 1e6),
+        ("clipping_lr", 1e-6, 10),
+    ):
+        refused = not least <= getattr(privacy, name) <= most
+        yield f"{key}.{name}", refused, f"from {least:g} to {most:g}"
     epsilon = privacy.epsilon
     yield f"{key}.epsilon", epsilon is not None and not epsilon > 0, "above 0, or null"
-    yield f"{key}.clipping_norm", not privacy.clipping_norm > 0, "above 0"
     adaptive = privacy.clipping == "adaptive" and privacy.mode == "local"
     yield f"{key}.clipping", adaptive, "fixed in mode local"
     yield f"{key}.quantile", not 0 < privacy.quantile < 1, "between 0 and 1"
-    yield f"{key}.clipping_lr", not privacy.clipping_lr > 0, "above 0"
     delta, limit = privacy.delta, privacy.max_epsilon
     limited = epsilon is not None or limit is not None
     wanted = "central or local, where epsilon or max_epsilon is given"

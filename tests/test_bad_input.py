@@ -315,6 +315,28 @@ def broken_run(name, *command):
     return set_up
 
 
+def edited(name, edit, *command):
+    """A command on a copy of the run, with `edit(text)` for what the file `name` holds."""
+
+    def set_up(place):
+        folder = shutil.copytree(place.run, place.at / "run")
+        path = folder / name
+        path.write_text(edit(path.read_text()))
+        return [*command, folder]
+
+    return set_up
+
+
+def recorded(**changes):
+    """`compare` with a run whose `run.json` has these fields; None takes one out."""
+
+    def edit(text):
+        fields = {**json.loads(text), **changes}
+        return json.dumps({key: value for key, value in fields.items() if value is not None})
+
+    return edited("run.json", edit, "compare")
+
+
 def other_units(place):
     names = ("AU06_r", "AU17_r", "AU25_r")
     builders.cache(place.cache, intensity_names=names)
@@ -351,6 +373,7 @@ LISTED = {
     "data__split__val": '["P0"]',
     "data__split__test": '["P1"]',
 }
+SITE = ("cache", "state", "socket")
 UNSYNCED = "No space left on device; free space or choose another folder"
 
 Case = tuple[str, Callable[[Place], list], tuple[str, ...]]
@@ -565,6 +588,31 @@ CASES: list[Case] = [
         ("unknown key 'model.layrs'", "did you mean 'model.layers'?"),
     ),
     ("a value of the wrong type", fit_toy(model__layers="x"), ("model.layers", "int", "x")),
+    (
+        "more threads than cores",
+        fit_toy(trainer__threads=100_000),
+        ("trainer.threads is 100000, and there are ", " cores here: give at most"),
+    ),
+    (
+        "more loaders than cores",
+        fit_toy(data__workers=100_000),
+        ("data.workers is 100000, and there are ", " cores here"),
+    ),
+    (
+        "more threads of a site than cores",
+        lambda p: [
+            "site",
+            *(f"--{x}={p.at}" for x in SITE),
+            "--name=a",
+            "--threads=100000",
+        ],
+        ("--threads is 100000, and there are ",),
+    ),
+    (
+        "nothing left to score",
+        fit_toy(data__split__calibration_fraction=0.99),
+        ("has 60 points", "data.split.calibration_fraction 0.99 leaves 1 to score: lower it"),
+    ),
     ("a value out of range", fit_toy(model__layers=0), ("model.layers must be at least 1",)),
     (
         "an environment variable that is not set",
@@ -621,6 +669,53 @@ CASES: list[Case] = [
         ("no run at AT/no-run", "holds run.json"),
     ),
     ("a run.json that is none", broken_run("run.json", "test"), ("AT/run/run.json is not JSON",)),
+    (
+        "a run.json without bytes",
+        recorded(bytes_sent=None),
+        ("AT/run/run.json lacks 'bytes_sent'",),
+    ),
+    (
+        "a run.json without memory",
+        recorded(peak_memory_mib=None),
+        ("AT/run/run.json lacks 'peak_memory_mib'",),
+    ),
+    (
+        "a federation that is none",
+        recorded(federation={"0": 5}),
+        ("AT/run/run.json has an odd 'federation'",),
+    ),
+    (
+        "a federation of text",
+        recorded(federation="x"),
+        ("AT/run/run.json has an odd 'federation'",),
+    ),
+    ("splits that are none", recorded(splits=[1]), ("AT/run/run.json has an odd 'splits'",)),
+    ("other folds than splits", recorded(folds=[3]), ("AT/run/run.json has an odd 'folds'",)),
+    (
+        "a table without columns",
+        edited("metrics.csv", lambda _: "\n", "compare"),
+        ("cannot read AT/run/metrics.csv",),
+    ),
+    (
+        "a table of other columns",
+        edited("metrics.csv", lambda _: "a\n1\n", "compare"),
+        ("AT/run/metrics.csv has no column 'fold' with numbers",),
+    ),
+    (
+        "a table without rows",
+        edited("metrics.csv", lambda text: text.splitlines()[0] + "\n", "compare"),
+        ("AT/run/metrics.csv has no rows",),
+    ),
+    (
+        "a score of text",
+        edited("metrics.csv", lambda text: re.sub(r"[^,\n]+\n$", "much\n", text), "compare"),
+        ("AT/run/metrics.csv has text among the numbers of column",),
+    ),
+    (
+        "too many resamples",
+        lambda place: ["compare", place.run, "--resamples", 10**11],
+        ("100000000000 resamples: take from 1 to 100000",),
+    ),
     (
         "a network that is truncated",
         broken_run("model.safetensors", "test"),

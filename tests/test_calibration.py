@@ -53,6 +53,9 @@ def test_the_share_is_of_labels_in_the_order_of_time(tmp_path):
     assert lengths(entries, data(0.29)) == [6, 0]
     with pytest.raises(UserError, match=r"subject toy/A has 4 points .* 0\.2 takes none: raise it"):
         lengths(entries, data(0.2))
+    assert lengths(entries, data(0.74)) == [21, 0]
+    with pytest.raises(UserError, match=r"4 points .* 0\.99 leaves 1 to score: lower it"):
+        lengths(entries, data(0.99))
 
 
 def test_windows_are_never_cut(tmp_path):

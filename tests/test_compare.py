@@ -14,12 +14,16 @@ from affect.config import (
     EvaluationConfig,
     FederationConfig,
     ModelConfig,
+    PersonalisationConfig,
+    SplitConfig,
     StrategyConfig,
     TrackingConfig,
 )
 from affect.errors import UserError
+from affect.report import page
 from affect.report.bootstrap import Interval, multiplicities, ratio, replicates
 from affect.report.compare import SCORES, compare
+from affect.report.comparison_figures import draw_comparison
 from affect.report.configuration import differing, unlike
 from affect.report.question import answers
 from affect.report.table import to_tables
@@ -275,6 +279,25 @@ def test_there_is_an_answer_for_each_federated_experiment(tmp_path):
     assert sentences(tmp_path, ("fit", 0.4, {})) == []
 
 
+def test_the_answer_tells_runs_apart_that_adapted_to_people(tmp_path):
+    data = DataConfig(split=SplitConfig(calibration_fraction=0.2))
+    ways = {
+        "plain": PersonalisationConfig(),
+        "tuned": PersonalisationConfig(steps=10),
+        "fedper": PersonalisationConfig("head", steps=5, tune="head"),
+    }
+    runs = [
+        ("federate", 0.4, {"name": name, "data": data, "federation": FederationConfig(**given)})
+        for name, given in ((name, {"personalisation": way}) for name, way in ways.items())
+    ]
+    plain, tuned, fedper = sentences(tmp_path, ("fit", 0.4, {"data": data}), *runs)
+    assert plain.startswith("Federated training (plain) reaches ")
+    labels = "on the first 20% of a person's labels"
+    assert f"(tuned; personalised: 10 steps of the network {labels}) reaches" in tuned
+    said = f"(fedper; personalised: 5 steps of the head {labels}, a head of each client's own) "
+    assert said in fedper
+
+
 def test_a_centralised_run_of_no_use_allows_no_share(tmp_path):
     items = predictions()
     inverted = [dataclasses.replace(item, prediction=-item.reference) for item in items]
@@ -353,6 +376,11 @@ REFUSED = {
         {"data": DataConfig(target="window_mean", window_frames=20)},
         "its data.target is window_mean, not frame$",
     ),
+    "calibration": (
+        predictions(),
+        {"data": DataConfig(split=SplitConfig(calibration_fraction=0.2))},
+        r"its data.split.calibration_fraction is 0\.2, not 0\.0$",
+    ),
     "folds": (predictions(), {"folds": 2}, "it has 2 folds, not 1$"),
     "training subjects": (
         predictions(),
@@ -410,3 +438,75 @@ def test_no_run_and_no_resample_are_refused(tmp_path):
         compare([])
     with pytest.raises(UserError, match="0 resamples"):
         compare([write_run(tmp_path, predictions())], resamples=0)
+    with pytest.raises(UserError, match="100000000000 resamples: take from 1 to 100000"):
+        compare([write_run(tmp_path, predictions())], resamples=100_000_000_000)
+
+
+# --- deployments -----------------------------------------------------------------------------
+
+TOLD = {"test/ccc/valence": 0.5, "test/ccc/arousal": 0.25, "test/ccc/mean": 0.375}
+"""What the moments of a deployment's sites come to."""
+
+
+def of_sites(folder, people=(1, 1, 1), told=TOLD, **settings):
+    """A deployment's run, whose sites have so many people in each part."""
+    run = write_run(folder, predictions(), kind="federate", name="sites", **settings)
+    (run.folder / "predictions.h5").unlink()
+    one = dict(zip(("train", "val", "test"), people, strict=True))
+    run.update({"sites": {"north": one, "west": dict.fromkeys(one, 0)}, "metrics": told})
+    return run
+
+
+def test_a_deployment_stands_beside_others_by_its_points(tmp_path):
+    here = [write_run(tmp_path, predictions()), write_run(tmp_path, predictions(), kind="federate")]
+    made = [*here, of_sites(tmp_path)]
+    comparison = compare(made, resamples=20)
+    alone = compare(here, resamples=20)
+    assert comparison.runs[:2] == alone.runs
+    standing = comparison.runs[2]
+    known = {key: item.value for key, item in standing.scores.items() if item.value == item.value}
+    assert known == TOLD
+    assert np.isnan([item.low for item in standing.scores.values()]).all()
+    assert standing.differences == {}
+    share = comparison.ratios[1].ccc["valence"]
+    first = comparison.runs[0].scores["test/ccc/valence"].value
+    assert share.value == pytest.approx(0.5 / first)
+    assert np.isnan(share.low)
+    values = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
+    assert values["runs"][2]["scores"]["test/ccc/mean"] == {"value": 0.375, "low": None} | {
+        "high": None
+    }
+    assert "without paired differences" in values["runs"][2]["remark"]
+    assert [run["remark"] for run in values["runs"][:2]] == ["", ""]
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(to_tables(comparison))
+    text = " ".join(console.export_text().split())
+    assert "sites was trained at sites that keep their predictions" in text
+    page.write(comparison, made, tmp_path / "report.html")
+    written = (tmp_path / "report.html").read_text()
+    assert "sites was trained at sites that keep their predictions" in written
+    assert "deployment/run.sh" in written
+    draw_comparison(comparison, tmp_path / "figure.png")
+
+
+UNLIKE = {
+    "people": ({"people": (2, 1, 1)}, "it has 2 train subjects, not 1$"),
+    "protocol": ({"data": DataConfig(gold_standard="mean")}, "gold_standard is mean, not avec$"),
+    "nothing": ({"told": {"val/ccc/mean": 0.3}}, "has no test scores to compare$"),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_a_deployment_of_another_protocol_is_refused(tmp_path, case):
+    settings, message = UNLIKE[case]
+    with pytest.raises(UserError, match=message):
+        compare([write_run(tmp_path, predictions()), of_sites(tmp_path, **settings)], resamples=5)
+
+
+def test_nothing_is_compared_with_a_deployment(tmp_path):
+    made = [of_sites(tmp_path), write_run(tmp_path, predictions())]
+    with pytest.raises(UserError, match=r"is a deployment's, .* name first a run of `affect fit`"):
+        compare(made, resamples=5)
+    folds = write_run(tmp_path, predictions(folds=2), folds=2)
+    with pytest.raises(UserError, match=r"it has one fold, not 2$"):
+        compare([folds, made[0]], resamples=5)

@@ -117,6 +117,22 @@ def test_every_key_is_explained_where_it_is_defined():
         (["--name=a/b"], "name must be a folder's name"),
         (["--data.cache=${}"], "not a valid use"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
+        (
+            ["--federation.timeout_s=.inf"],
+            "federation.timeout_s must be above 0 and at most 604800",
+        ),
+        (["--federation.timeout_s=1e300"], "federation.timeout_s must be above 0 and at most"),
+        (["--optimizer.lr=.inf"], "optimizer.lr must be above 0 and finite"),
+        (["--optimizer.weight_decay=.nan"], "optimizer.weight_decay must be 0 or more and finite"),
+        (["--federation.strategy.server_lr=.inf"], "server_lr must be above 0 and at most 1000"),
+        (["--federation.strategy.server_lr=1e300"], "server_lr must be above 0 and at most 1000"),
+        (["--federation.strategy.mu=.nan"], "federation.strategy.mu must be 0 or more and finite"),
+        (["--federation.strategy.tau=.inf"], "federation.strategy.tau must be above 0 and finite"),
+        (["--federation.privacy.noise_multiplier=.inf"], "noise_multiplier must be from 0.001 to"),
+        (["--federation.privacy.noise_multiplier=1e300"], "noise_multiplier must be from 0.001 to"),
+        (["--federation.privacy.clipping_norm=1e300"], "clipping_norm must be from 1e-06 to 1e+06"),
+        (["--federation.privacy.clipping_lr=1e5"], "clipping_lr must be from 1e-06 to 10"),
+        (["--federation.engine=deployment"], "as deployment/README.md shows"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(arguments, message):

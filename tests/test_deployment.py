@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import io
 import json
+import logging
 import os
 import shutil
 import socket
@@ -16,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore import log
 from safetensors.numpy import load_file
 
 from affect import store
 from affect.config import EvaluationConfig, PrivacyConfig, SplitConfig, StrategyConfig, to_yaml
 from affect.errors import UserError
+from affect.federated import apps
 from affect.federated.client import enrolled_app
 from affect.federated.engines import service
 from affect.federated.engines.cohorts import in_cohorts
@@ -32,8 +36,14 @@ from affect.federated.enrolment import EnrolledPlace
 from affect.federated.federate import federate
 from affect.federated.messages import Enrol, Enrolled, Evaluate, Train
 from affect.federated.server import shared
+from affect.report.compare import compare
+from affect.training.run import open_run
 from affect.training.trained import load_trained
 from tests import sites
+
+
+def opened_again(run):
+    return open_run(run.folder)
 
 
 def nothing(_):
@@ -87,6 +97,10 @@ def test_sites_train_what_one_machine_trains_to_the_bit(corpus, federation):
         if "/loss/" not in name:  # batches there, recordings here
             assert value == pytest.approx(here.record["metrics"][name], abs=1e-6), name
     assert {"val/ccc/mean", "test/ccc/mean"} <= deployed.record["metrics"].keys()
+    beside = compare([opened_again(here), opened_again(deployed)], resamples=10).runs
+    for name in ("ccc/mean", "rmse/valence", "pearson/arousal"):
+        here_is, there_is = (run.scores[f"test/{name}"].value for run in beside)
+        assert there_is == pytest.approx(here_is, abs=1e-6), name
 
 
 def test_the_server_learns_of_no_person(corpus):
@@ -149,6 +163,23 @@ def test_noise_cannot_be_foreseen_from_the_seed(corpus):
         assert any((first[name] != second[name]).any() for name in first)
 
 
+def test_a_mistake_is_logged_by_flower_in_one_line(monkeypatch):
+    written = io.StringIO()
+    (printing,) = logging.getLogger("flwr").handlers
+    monkeypatch.setattr(printing, "stream", written)
+    settings = {"resume": "", "experiment": "/nowhere.yaml", "sites": 2}
+    context = Context(1, 1, {}, RecordDict(), settings)
+    for app in (apps.server, lambda *_: {}["x"]):
+        try:
+            app(InProcessGrid(nothing, 1), context)
+        except Exception as error:
+            log(logging.ERROR, "%s raised an exception", "ServerApp", exc_info=error)
+    mistake, defect = written.getvalue().split("\n", 1)
+    assert mistake.endswith("affect: error: experiment file /nowhere.yaml does not exist")
+    assert "KeyError" in defect
+    assert "Traceback" in defect
+
+
 BAD = {
     "postprocess": (
         {"evaluation": EvaluationConfig(postprocess=["median"])},
@@ -177,6 +208,8 @@ def test_sites_that_are_late_or_share_a_name_are_told(corpus):
     asked = sites.experiment(corpus, timeout_s=0.5)
     with pytest.raises(UserError, match=r"3 of 4 sites are connected after 0\.5 s"):
         lead(grid(corpus), asked, 4)
+    with pytest.raises(UserError, match=r"3 of 4 sites are connected after 0\.1 s"):
+        lead(grid(corpus), sites.experiment(corpus), 4, wait_s=0.1)
     with pytest.raises(UserError, match="two sites call themselves 'east'"):
         lead(grid(corpus, name="east"), asked, 3)
     with pytest.raises(UserError, match=r"'\.\./east' is no name of a site"):

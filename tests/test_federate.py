@@ -431,6 +431,22 @@ def test_folds_are_federated_one_after_another(corpus):
     assert (run.folder / "folds" / "2" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm"])
+def test_a_step_of_the_server_that_overflows_is_no_fault_of_a_client(corpus, monkeypatch, name):
+    broken(monkeypatch, with_parameters(lambda values: np.full_like(values, 1e38)))
+    wild = {"strategy": StrategyConfig(name, server_lr=1000)}
+    with pytest.raises(UserError, match=r"server's step of round 1 .* lower .*server_lr"):
+        federate(experiment(corpus, wild), draw=nothing)
+
+
+def test_a_large_delta_that_nobody_chose_is_told_once(corpus, caplog):
+    asked = {"rounds": 1, "privacy": PrivacyConfig("local", noise_multiplier=0.01)}
+    federate(experiment(corpus, asked), draw=nothing)
+    told = [record.message for record in caplog.records if "delta" in record.message]
+    assert len(told) == 1
+    assert told[0].startswith("affect: federation.privacy.delta is 0.3 by default, with 3 training")
+
+
 def test_workers_change_no_bit(corpus):
     asked = experiment(corpus, {"rounds": 2}, scheduler=SchedulerConfig("cosine"))
     two = dataclasses.replace(asked.federation, workers=2)

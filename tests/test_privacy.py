@@ -18,6 +18,7 @@ from affect.federated.privacy import (
     calibrated,
     clipped,
     delta_of,
+    doubt,
     noise_multipliers,
     noised,
     released,
@@ -67,6 +68,14 @@ def test_an_adaptive_norm_moves_towards_its_quantile():
     grown = released(large, start, 1000, 2.0, config, np.random.default_rng(0)).clipping_norm
     assert shrunk == pytest.approx(2.0 * math.exp(-0.2 * 0.5), rel=0.05)
     assert grown == pytest.approx(2.0 * math.exp(0.2 * 0.5), rel=0.05)
+
+
+def test_a_norm_that_runs_away_is_told():
+    config = dataclasses.replace(CENTRAL, clipping="adaptive", noise_multiplier=900.0)
+    wild = dataclasses.replace(config, clipping_lr=10.0)
+    start = np.zeros(3, np.float32)
+    with pytest.raises(UserError, match=r"norm 2 would change by a factor .* lower .*clipping_lr"):
+        released([], start, 1, 2.0, wild, np.random.default_rng(0))
 
 
 @given(st.floats(0.1, 5), st.integers(1, 1000))
@@ -159,6 +168,14 @@ def test_nothing_is_spent_before_the_first_round_or_without_privacy():
     assert spent(FederationConfig(privacy=CENTRAL), 50, 10, 0) == 0
     assert spent(FederationConfig(), 50, 10, 5) == 0
     assert delta_of(CENTRAL, 100) == pytest.approx(100**-1.1)
+
+
+def test_a_delta_that_nobody_chose_is_doubted_where_it_is_large():
+    assert "delta is 0.22 by default, with 4 training clients" in doubt(CENTRAL, 4)
+    assert "\n" not in doubt(CENTRAL, 4)
+    assert doubt(CENTRAL, 65) != ""  # 66 ** -1.1 is .00997
+    silent = (CENTRAL, 66), (PrivacyConfig(), 4), (dataclasses.replace(CENTRAL, delta=0.2), 4)
+    assert [doubt(config, clients) for config, clients in silent] == ["", "", ""]
 
 
 def test_central_privacy_samples_each_client_on_its_own():

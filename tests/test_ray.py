@@ -249,7 +249,7 @@ def address_of(text):
 )
 def test_what_a_cluster_lacks_is_told(cluster, asked, said):
     with pytest.raises(UserError, match=said):
-        choice.engine(make_app, 1, FederationConfig(engine="ray", **asked)).__enter__()
+        choice.engine(make_app, 9, FederationConfig(engine="ray", **asked)).__enter__()
 
 
 def test_an_app_that_cannot_be_made_is_told_by_its_own_words(cluster):

@@ -393,6 +393,10 @@ REFUSED = {
         {"privacy": dataclasses.replace(SECURE, mode="central", clipping_norm=9.0)},
         "clipping_norm 9 is beyond",
     ),
+    "shares": (
+        {"privacy": PrivacyConfig(secure_aggregation=dataclasses.replace(RULES, shares=11))},
+        r"shares is 11, .* a round has 10 clients: lower it",
+    ),
 }
 
 

@@ -3,10 +3,14 @@
 import os
 import signal
 import time
+from multiprocessing import active_children
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from affect.config import FederationConfig
+from affect.errors import UserError
+from affect.federated.engines import choice
 from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.engines.workers import Team
 
@@ -110,6 +114,18 @@ def test_a_cohort_is_answered_by_one_worker_and_lost_with_it():
     assert list(found[0].content["said"]["nodes"]) == [1, 2]
     assert found[3].error.reason == "it did not answer within 2 s"
     assert found[3].metadata.src_node_id == 4
+
+
+def test_no_more_workers_start_than_there_are_clients_or_cores_for_them():
+    asked = FederationConfig(workers=100_000)
+    before = set(active_children())
+    with choice.engine(make_app, 2, asked) as grid:
+        assert len(set(active_children()) - before) == 2
+        messages = [Message(told(), node, "train") for node in (1, 2)]
+        assert not any(reply.has_error() for reply in grid.send_and_receive(messages))
+    cores = len(os.sched_getaffinity(0))
+    with pytest.raises(UserError, match=f"federation.workers is 100000, and there are {cores} cor"):
+        choice.engine(make_app, 200_000, asked)
 
 
 def test_few_messages_are_taken_ahead_of_the_first_unanswered(team):

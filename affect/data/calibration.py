@@ -33,6 +33,9 @@ from affect.store import Entry
 _ROUNDING = 1e-9
 """So that .29 of 100 points are 29, though the product is a little less."""
 
+_LEAST_SCORED = 2
+"""Points of a person: one alone agrees with nothing."""
+
 
 def calibration_frames(entries: Sequence[Entry], config: DataConfig) -> dict[Path, int]:
     """How many first frames of each recording, by its path, belong to the calibration part.
@@ -44,7 +47,7 @@ def calibration_frames(entries: Sequence[Entry], config: DataConfig) -> dict[Pat
         config: the share, and what is predicted.
 
     Raises:
-        UserError: the share of a subject's labels is none.
+        UserError: the share of a subject's labels is none, or leaves too few.
     """
     if not config.split.calibration_fraction:
         return {}
@@ -95,6 +98,11 @@ def _first(
             f"subject {subject} has {points} points with a label, of which "
             f"data.split.calibration_fraction {share:g} takes none: raise it, or 0 for no "
             "calibration"
+        )
+    if points and points - left < _LEAST_SCORED:
+        raise UserError(
+            f"subject {subject} has {points} points with a label, of which "
+            f"data.split.calibration_fraction {share:g} leaves {points - left} to score: lower it"
         )
     for path, ends in recordings.items():
         if taken := min(left, len(ends)):

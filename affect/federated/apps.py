@@ -8,18 +8,34 @@ experiment's people.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import InMemoryGrid
 
 from affect.errors import UserError
 from affect.federated.engines.service import ask
 
+_SIMULATION_S = 60.0
+"""What the nodes of Flower's simulation get to be there: their number is settled at its start."""
+
 server = ServerApp()
 client = ClientApp()
+
+
+def in_a_line(record: logging.LogRecord) -> bool:
+    """Let Flower log what the user can mend in one line, without the traceback that it adds."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UserError):
+        record.msg, record.args, record.exc_info = "affect: error: %s", (str(error),), None
+    return True
+
+
+logging.getLogger("flwr").addFilter(in_a_line)
 
 
 @server.main()
@@ -41,7 +57,9 @@ def lead(grid: Grid, context: Context) -> None:
         run, experiment = None, config.load(Path(str(settings["experiment"])))
     else:
         raise UserError("name an experiment: --run-config 'experiment=\"FILE.yaml\"'")
-    deployment.lead(PollingGrid(grid), experiment, int(settings["sites"]), resume=run)
+    sites = int(settings["sites"])
+    wait_s = _SIMULATION_S if isinstance(grid, InMemoryGrid) else deployment.LONGEST_WAIT_S
+    deployment.lead(PollingGrid(grid), experiment, sites, resume=run, wait_s=wait_s)
 
 
 @client.query("enrol")
@@ -79,16 +97,15 @@ def _place(context: Context) -> tuple[str, int, int]:
 @cache
 def _simulated(experiment: str, partition: int, partitions: int) -> ClientApp:
     """A site with every `partitions`-th of the people in the experiment's cache."""
-    import torch
-
     from affect import config
     from affect.data.corpus import entries_of
+    from affect.devices import use_threads
     from affect.federated.client import enrolled_app
     from affect.federated.enrolment import EnrolledPlace
     from affect.federated.site import device_for
 
     chosen = config.load(Path(experiment))
-    torch.set_num_threads(chosen.trainer.threads)
+    use_threads("trainer.threads", chosen.trainer.threads)
     entries = entries_of(chosen.data, progress=False)
     people = sorted({entry.subject for entry in entries})[partition::partitions]
     mine = [entry for entry in entries if entry.subject in people]

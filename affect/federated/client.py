@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from affect.config import TrainerConfig
 from affect.data.staging import staged
+from affect.devices import use_threads
 from affect.federated.answering import failed
 from affect.federated.cohort import attempted
 from affect.federated.enrolment import EnrolledPlace
@@ -44,7 +44,7 @@ def app_at(
         trainer: where to compute.
         number: of the process that asks; processes take turns on the GPUs.
     """
-    torch.set_num_threads(trainer.threads)
+    use_threads("trainer.threads", trainer.threads)
     near = iter(staged([entry for held in entries.values() for entry in held]))
     here = {client: list(islice(near, len(held))) for client, held in entries.items()}
     return TogetherApp(Site(here, memory, device_for(trainer, number)))

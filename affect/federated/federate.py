@@ -42,6 +42,7 @@ from affect.training.run import Run
 from affect.training.scores import MONITOR
 from affect.training.trained import PREDICTIONS, conclude
 
+_log = logging.getLogger("affect.federated")
 _MIB = 2**20
 _LOG_INTERVAL_S = 10.0
 """Between two states of the progress line where standard error is a file."""
@@ -133,6 +134,8 @@ def trained_rounds(
         state = _initial(experiment, preparation)
     delays = dict(zip(experiment.data.dimensions, preparation.delay_s, strict=True))
     run.update({"delay_s": {**run.record.get("delay_s", {}), str(fold.index): delays}})
+    if server.doubt and fold.index == run.record["folds"][0]:
+        _log.warning("affect: %s", server.doubt)
     history = History(run, fold.index, state.round, tracker)
     _forget_failures(run, fold, state.round)
     for done in _shown(run, fold, server.rounds(state, preparation), state):

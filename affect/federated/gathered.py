@@ -80,9 +80,11 @@ class Gathered:
     def _effort(self, reply: Trained | Evaluated) -> dict[str, float]:
         if not isinstance(reply, Trained) or self._start is None:
             return {}
-        change = reply.parameters - self._start
+        with np.errstate(over="ignore"):  # of a training that diverges: it is infinite
+            change = reply.parameters - self._start
+            square = float(change @ change)
         return {
-            "update_norm": float(change @ change) ** 0.5,
+            "update_norm": square**0.5,
             "frames": reply.frames,
             "steps": reply.steps,
             "seconds": reply.seconds,

@@ -35,6 +35,11 @@ _ORDERS = tuple(float(order) for order in (*range(2, 33), 40, 48, 64, 96, 128, 1
 _NOISE_MULTIPLIERS = (0.2, 1000.0)
 """Between these a noise multiplier is sought: with less, the accounting says nothing of worth."""
 
+_LARGEST_DELTA = 0.01
+"""Of a delta by default: with more, the chance that privacy fails is no small one."""
+
+_LARGEST_LOGARITHM = 40.0
+"""Of an adaptive clipping norm: beyond it, noise of that size leaves nothing of a network."""
 
 _CENTRE = 0.5
 """Taken from each client's 0 or 1 before they are added: so one client moves the sum by 1/2."""
@@ -101,6 +106,9 @@ def released(
         norm: the round's clipping norm.
         config: noise and clipping.
         generator: of the noise.
+
+    Raises:
+        UserError: an adaptive norm leaves what numbers can hold.
     """
     total = np.zeros(len(start))
     within = 0.0
@@ -112,10 +120,23 @@ def released(
     total += generator.normal(0.0, noise * norm, len(start))
     if config.clipping == "adaptive":
         share = (within + generator.normal(0.0, counting_noise)) / expected + _CENTRE
-        next_norm = norm * math.exp(-config.clipping_lr * (share - config.quantile))
+        next_norm = _adapted(norm, share, config)
     else:
         next_norm = norm
     return Released(start + total / expected, next_norm)
+
+
+def _adapted(norm: float, share: float, config: PrivacyConfig) -> float:
+    """The next clipping norm, where this share of the updates was within the last one."""
+    exponent = -config.clipping_lr * (share - config.quantile)
+    logarithm = math.log(norm) + exponent
+    if abs(logarithm) > _LARGEST_LOGARITHM:
+        raise UserError(
+            f"the adaptive clipping norm {norm:g} would change by a factor of e^{exponent:.0f} in "
+            "a round: lower federation.privacy.clipping_lr or noise_multiplier, or train with more "
+            "clients"
+        )
+    return norm * math.exp(exponent)
 
 
 def noise_multipliers(config: PrivacyConfig, expected: int) -> tuple[float, float]:
@@ -146,6 +167,17 @@ def noised(
 def delta_of(config: PrivacyConfig, clients: int) -> float:
     """The delta that is asked for, or 1 / clients ** 1.1: below one client's share."""
     return config.delta if config.delta is not None else max(clients, 2) ** -1.1
+
+
+def doubt(config: PrivacyConfig, clients: int) -> str:
+    """A line on a delta that nobody chose and that means little; empty where there is none."""
+    delta = delta_of(config, clients)
+    if config.mode == "none" or config.delta is not None or delta <= _LARGEST_DELTA:
+        return ""
+    return (
+        f"federation.privacy.delta is {delta:.2g} by default, with {clients} training clients: "
+        "set it, and mind that no guarantee for so few clients means much"
+    )
 
 
 def calibrated(config: FederationConfig, clients: int, expected: int) -> FederationConfig:

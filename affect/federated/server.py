@@ -217,6 +217,11 @@ class Server:
             "noise_multiplier": private.noise_multiplier,
         }
 
+    @property
+    def doubt(self) -> str:
+        """What makes the privacy that is asked for worth little, in a line; empty for nothing."""
+        return privacy.doubt(self._config.privacy, len(self._train))
+
     def final(
         self, parameters: Float32[np.ndarray, " P"], preparation: Preparation
     ) -> dict[str, float]:
@@ -313,9 +318,7 @@ class Server:
         outcome = Outcome(total, clients, failures, self._experiment.data.dimensions, rules)
         noise = self._draws(number, 1)
         combined = outcome.combined(state.parameters, self._expected, self._config, noise)
-        parameters, slots = strategy.step(
-            state.parameters, combined, dict(state.slots), self._config.strategy
-        )
+        parameters, slots = self._stepped(state, combined, number)
         state = replace(state, round=number, parameters=parameters, slots=slots)
         return self._remembering(state, clients), combined, outcome
 
@@ -331,7 +334,7 @@ class Server:
     ) -> tuple[State, np.ndarray]:
         """The state after a round's training, and the clients' models in one."""
         config = self._config
-        slots, changes = dict(state.slots), ControlSum()
+        changes = ControlSum()
         weighted = (
             Update(reply.parameters, float(reply.frames)) for reply in changes.taking(replies)
         )
@@ -344,11 +347,29 @@ class Server:
             combined, norm = private.combined, private.clipping_norm
         else:
             combined = strategy.combine(weighted, config.strategy)
-        parameters, slots = strategy.step(state.parameters, combined, slots, config.strategy)
+        parameters, slots = self._stepped(state, combined, number)
         if changes.total is not None:
             slots["control"] = slots.get("control", 0.0) + changes.total / len(self._train)
         state = replace(state, round=number, parameters=parameters, slots=slots, clipping_norm=norm)
         return state, combined
+
+    def _stepped(self, state: State, combined: np.ndarray, number: int) -> tuple[np.ndarray, Slots]:
+        """The next model, and what the strategy remembers.
+
+        Raises:
+            UserError: the step leaves what numbers can hold.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, in one line
+            parameters, slots = strategy.step(
+                state.parameters, combined, dict(state.slots), self._config.strategy
+            )
+        if not np.isfinite(parameters).all():
+            noise = "" if self._config.privacy.mode == "none" else ", or the noise of the privacy"
+            raise UserError(
+                f"the server's step of round {number} leaves the range of numbers, training "
+                f"diverged: lower federation.strategy.server_lr or optimizer.lr{noise}"
+            )
+        return parameters, slots
 
     def _evaluate(self, number: int, parameters: np.ndarray, gathered: Gathered) -> None:
         clients = of_part(self._clients, "val")

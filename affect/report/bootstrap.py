@@ -37,6 +37,10 @@ class Interval:
     high: float
 
 
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+"""Of a run that has no such score."""
+
+
 def multiplicities(subjects: int, resamples: int, seed: int) -> Float64[Tensor, "R S"]:
     """How often each subject is drawn in each resample; every row sums to the subjects."""
     chances = np.full(subjects, 1 / subjects)
@@ -101,7 +105,7 @@ def ratio(
     """
     (above, below), (drawn_above, drawn_below) = values, drawn
     if not below > 0:
-        return Interval(math.nan, math.nan, math.nan)
+        return UNKNOWN
     shares = drawn_above / drawn_below
     positive = bool((drawn_below.isnan() | (drawn_below > 0)).all())
     return interval(above / below, shares if positive else torch.full_like(shares, math.nan))

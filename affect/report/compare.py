@@ -5,6 +5,7 @@ All runs see the same draws of the bootstrap, which pairs their differences.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,9 @@ from affect.report.bootstrap import (
 )
 from affect.report.configuration import unlike
 from affect.report.protocol import refuse_unlike, tested
+from affect.report.sites import REMARK, of_sites, refuse_unlike_sites, told_points
 from affect.report.training_history import history, trained
+from affect.training.inference import adapts
 from affect.training.run import Run
 from affect.training.scores import scores
 
@@ -36,6 +39,9 @@ SCORES: Mapping[str, str] = {
     "pearson": "Pearson's r",
 }
 """What is compared, by its name in metric keys, and how it is called."""
+
+_MOST_RESAMPLES = 100_000
+"""Those of a hundred subjects take a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,11 @@ class Standing:
         bytes_sent, bytes_received: by the clients, in all rounds of all folds.
         wall_time_s, peak_memory_mib: what it cost the machine.
         epsilon, delta: of the fold that spent most; None without differential privacy.
+        personalised: how its networks adapted to people before they were scored; empty for none.
+        remark: what of a comparison does not hold for it, to be read after its name; or empty.
         scores: of the test, under the keys of a run's metrics, such as `test/ccc/valence`.
-        differences: likewise, how far each is above the first run's; empty for the first.
+        differences: likewise, how far each is above the first run's; empty for the first, and for
+            those of a deployment, whose scores have no intervals either.
     """
 
     experiment: str
@@ -64,6 +73,8 @@ class Standing:
     peak_memory_mib: float
     epsilon: float | None
     delta: float | None
+    personalised: str
+    remark: str
     scores: Mapping[str, Interval]
     differences: Mapping[str, Interval]
 
@@ -87,7 +98,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that were tested on the same recordings.
+    """Runs that were tested on the same recordings; of a deployment's that is not known.
 
     Attributes:
         dimensions: what all runs predict.
@@ -130,24 +141,37 @@ def compare(runs: Sequence[Run], *, resamples: int = 2000, seed: int = 0) -> Com
 
     Args:
         runs: finished runs, at least one.
-        resamples: draws of the bootstrap, at least 1.
+        resamples: draws of the bootstrap, from 1 to 100000.
         seed: of the draws.
 
     Raises:
-        UserError: no run is given, one is not finished, or one was trained or tested under another
-            protocol than the first.
+        UserError: no run is given, one is not finished, one was trained or tested under another
+            protocol than the first, or the first is a deployment's.
     """
     if not runs:
         raise UserError("no runs to compare: give at least one run's folder")
-    if resamples < 1:
-        raise UserError(f"{resamples} resamples give no interval: take at least 1")
+    if not 1 <= resamples <= _MOST_RESAMPLES:
+        raise UserError(f"{resamples} resamples: take from 1 to {_MOST_RESAMPLES}")
     tests = [tested(run) for run in runs]
+    if of_sites(runs[0]):
+        raise UserError(
+            f"{runs[0].folder} is a deployment's, whose predictions stay at its sites: name first "
+            "a run of `affect fit` or `affect federate`, with which it can be compared"
+        )
     for run, items in zip(runs[1:], tests[1:], strict=True):
-        refuse_unlike(run, items, runs[0], tests[0])
+        if of_sites(run):
+            refuse_unlike_sites(run, runs[0])
+        else:
+            refuse_unlike(run, items, runs[0], tests[0])
     subjects = len({(item.corpus, item.subject) for item in tests[0]})
     counts = multiplicities(subjects, resamples, seed)
-    points = [scores(items, "test") for items in tests]
-    drawn = [replicates(items, counts) for items in tests]
+    first = scores(tests[0], "test")
+    points = [
+        scores(items, "test") if items else told_points(run, first)
+        for run, items in zip(runs, tests, strict=True)
+    ]
+    unknown = dict.fromkeys(first, torch.full((resamples,), math.nan, dtype=torch.float64))
+    drawn = [replicates(items, counts) if items else unknown for items in tests]
     dimensions = tests[0][0].dimensions
     return Comparison(
         dimensions=dimensions,
@@ -156,7 +180,11 @@ def compare(runs: Sequence[Run], *, resamples: int = 2000, seed: int = 0) -> Com
         resamples=resamples,
         seed=seed,
         runs=tuple(
-            _standing(run, _intervals(points[place], drawn[place]), _above(points, drawn, place))
+            _standing(
+                run,
+                _intervals(points[place], drawn[place]),
+                _above(points, drawn, place) if tests[place] else {},
+            )
             for place, run in enumerate(runs)
         ),
         ratios=tuple(
@@ -211,10 +239,18 @@ def _kinds(runs: Sequence[Run]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def _groups(runs: Sequence[Run], kind: str) -> list[tuple[int, ...]]:
-    """Places of the runs of a kind; those that differ in nothing but their seeds are together."""
+    """Places of the runs of a kind; those that differ in nothing but their seeds are together.
+
+    A deployment's, which has no intervals, is with its like alone.
+    """
     groups: list[list[int]] = []
     for place in _places(runs, kind):
-        alike = (group for group in groups if not unlike(runs[group[0]], runs[place]))
+        alike = (
+            group
+            for group in groups
+            if of_sites(runs[group[0]]) == of_sites(runs[place])
+            and not unlike(runs[group[0]], runs[place])
+        )
         group = next(alike, None)
         if group is None:
             groups.append([place])
@@ -231,7 +267,8 @@ def _standing(
     run: Run, values: Mapping[str, Interval], differences: Mapping[str, Interval]
 ) -> Standing:
     record = run.record
-    spent = [part for part in record.get("federation", {}).values() if "epsilon" in part]
+    parts = record.get("federation", {}).values()
+    spent = [part for part in parts if _numbers(part, "epsilon", "delta")]
     most = max(spent, key=lambda part: part["epsilon"], default={"epsilon": None, "delta": None})
     return Standing(
         experiment=record["experiment"],
@@ -246,6 +283,23 @@ def _standing(
         peak_memory_mib=record["peak_memory_mib"],
         epsilon=most["epsilon"],
         delta=most["delta"],
+        personalised=_personalised(run),
+        remark=REMARK if of_sites(run) else "",
         scores=values,
         differences=differences,
     )
+
+
+def _numbers(part: Mapping[str, Any], *names: str) -> bool:
+    return all(isinstance(part.get(name), float | int) for name in names)
+
+
+def _personalised(run: Run) -> str:
+    """How a run's networks adapted to people before they were scored; empty for none."""
+    if not adapts(run):
+        return ""
+    asked = run.experiment.federation.personalisation
+    share = run.experiment.data.split.calibration_fraction
+    tuned = "head" if asked.tune == "head" else "network"
+    own = ", a head of each client's own" if asked.local == "head" else ""
+    return f"{asked.steps} steps of the {tuned} on the first {share:.0%} of a person's labels{own}"

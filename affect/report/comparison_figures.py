@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from affect import metrics
 from affect.prediction import Prediction
-from affect.report.bootstrap import Interval
+from affect.report.bootstrap import UNKNOWN, Interval
 from affect.report.compare import Comparison
 from affect.report.drawing import (
     BLUE,
@@ -101,7 +101,7 @@ def differences(comparison: Comparison) -> list[Panel]:
     others = comparison.runs[1:]
     panels = []
     for name in comparison.columns if others else ():
-        items = [run.differences[f"test/ccc/{name}"] for run in others]
+        items = [run.differences.get(f"test/ccc/{name}", UNKNOWN) for run in others]
         title = f"difference of the test CCC to {comparison.labels[0]}, {name}"
         panels.append(_forest_panel(title, comparison.labels[1:], items, 0.0, first=1))
     return panels
@@ -208,9 +208,12 @@ def traces(tests: Sequence[Sequence[Prediction]], comparison: Comparison) -> lis
     """The best, the middle and the worst test recording: the reference and every run over time.
 
     Args:
-        tests: each run's predictions of the same recordings, in the same order.
+        tests: each run's predictions of the same recordings, in the same order; none of some runs,
+            which are not shown.
         comparison: of those runs.
     """
+    shown = [place for place, items in enumerate(tests) if items]
+    tests, labels = [tests[place] for place in shown], [comparison.labels[place] for place in shown]
     cccs = np.stack([[metrics.ccc(moments_of(item)).numpy() for item in items] for items in tests])
     order = _ranked(cccs)
     chosen = np.linspace(0, len(order) - 1, min(_RECORDINGS_SHOWN, len(order))).round().astype(int)
@@ -221,12 +224,10 @@ def traces(tests: Sequence[Sequence[Prediction]], comparison: Comparison) -> lis
         for column, name in enumerate(comparison.dimensions):
             said = [
                 f"{label} {scored('CCC', float(ccc))}"
-                for label, ccc in zip(
-                    comparison.labels, cccs[:, order[rank], column].tolist(), strict=True
-                )
+                for label, ccc in zip(labels, cccs[:, order[rank], column].tolist(), strict=True)
             ]
             title = f"{shortened(f'{items[0].subject}/{items[0].name}', _LABEL_LENGTH)}, {place}"
-            figure = _trace(items, column, f"{title}: {name}")
+            figure = _trace(dict(zip(shown, items, strict=True)), column, f"{title}: {name}")
             panels.append(Panel(figure, f"{name} of {title}, over time: {'; '.join(said)}"))
     return panels
 
@@ -244,14 +245,15 @@ def _place(rank: int, count: int) -> str:
     return {count - 1: "worst", 0: "best"}.get(rank, f"rank {rank + 1}")
 
 
-def _trace(items: Sequence[Prediction], column: int, title: str) -> Figure:
-    """One dimension of one recording, with every run's prediction."""
+def _trace(predicted: Mapping[int, Prediction], column: int, title: str) -> Figure:
+    """One dimension of one recording, with every run's prediction, by the run's place."""
+    first = next(iter(predicted.values()))
     figure, axes = _panel(_WIDE, 1.7)
-    is_long = float(items[0].time_s[-1]) > LONG_S
-    time = items[0].time_s / (60.0 if is_long else 1.0)
+    is_long = float(first.time_s[-1]) > LONG_S
+    time = first.time_s / (60.0 if is_long else 1.0)
     points = marker(len(time))
-    axes.plot(time, items[0].reference[:, column], marker=points, color=INK, linewidth=1.4)
-    for place, item in enumerate(items):
+    axes.plot(time, first.reference[:, column], marker=points, color=INK, linewidth=1.4)
+    for place, item in predicted.items():
         axes.plot(time, item.prediction[:, column], marker=points, **_look(place))
     axes.set_xlabel("time (min)" if is_long else "time (s)")
     axes.set_title(title, parse_math=False)  # a `$` in a subject's name is a `$`

@@ -15,12 +15,14 @@ from affect import __version__
 from affect.config import to_yaml
 from affect.files import write_whole
 from affect.report import comparison_figures, svg
+from affect.report.bootstrap import UNKNOWN
 from affect.report.compare import SCORES, Comparison, Standing
 from affect.report.comparison_figures import COLOURS, DASHES, Panel
 from affect.report.configuration import differing
 from affect.report.drawing import GREY, INK, house_style
 from affect.report.protocol import settings, tested
-from affect.report.question import answers
+from affect.report.question import answers, remarks
+from affect.report.sites import of_sites
 from affect.report.wording import NONE, bounds, duration, number, passes, size
 from affect.training.run import Run, git_commit
 
@@ -49,6 +51,7 @@ def write(comparison: Comparison, runs: Sequence[Run], path: Path) -> Path:
     )
     text = environment.from_string(source).render(
         answers=answers(comparison),
+        remarks=remarks(comparison),
         comparison=comparison,
         keys=_keys(comparison),
         scores=_scores(comparison.runs, comparison.columns, _score),
@@ -96,7 +99,7 @@ def _score(run: Standing, key: str) -> _Cell:
 
 
 def _difference(run: Standing, key: str) -> _Cell:
-    item = run.differences[key]
+    item = run.differences.get(key, UNKNOWN)
     shown = number(item.value, sign=True), bounds(item, sign=True)
     return _Cell(*shown, decided=item.low > 0 or item.high < 0)
 
@@ -131,7 +134,9 @@ def _settings(run: Run) -> dict[str, str]:
 def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Which runs they are, and where each came from."""
     records = [run.record for run in runs]
-    commands = [f"affect {record['kind']}" for record in records]
+    commands = [
+        "deployment/run.sh" if of_sites(run) else f"affect {run.record['kind']}" for run in runs
+    ]
     return [
         ("run", [f"{record['experiment']}/{record['id']}" for record in records]),
         ("command", commands),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -15,12 +15,12 @@ from affect.prediction import Prediction
 from affect.training.run import Run
 
 _NAMED_AT_MOST = 3
-_Difference = tuple[bool, str]
+Difference = tuple[bool, str]
 """Whether two tests differ in something, and how."""
 
 
 def tested(run: Run) -> list[Prediction]:
-    """A finished run's test predictions, sorted by recording.
+    """A finished run's test predictions, sorted by recording; none of a deployment's.
 
     Raises:
         UserError: the run is not finished, or has no test predictions.
@@ -28,6 +28,8 @@ def tested(run: Run) -> list[Prediction]:
     if run.record["status"] != "done":
         state = run.record["status"]
         raise UserError(f"{run.folder} is not finished ({state}): --resume it or leave it out")
+    if "sites" in run.record:
+        return []
     predictions = store.read_predictions(run.folder / "predictions.h5")
     chosen = [item for item in predictions if item.split == "test"]
     if not chosen:
@@ -49,7 +51,16 @@ def refuse_unlike(
     Raises:
         UserError: naming both runs and how they differ.
     """
-    for differs, how in _differences(run, items, first, expected):
+    refuse(run, first, _differences(run, items, first, expected))
+
+
+def refuse(run: Run, first: Run, differences: Iterable[Difference]) -> None:
+    """Refuse a run that differs from the first.
+
+    Raises:
+        UserError: naming both runs and the first difference.
+    """
+    for differs, how in differences:
         if differs:
             raise UserError(f"{run.folder} cannot be compared with {first.folder}: {how}")
 
@@ -68,7 +79,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 def _differences(
     run: Run, items: Sequence[Prediction], first: Run, expected: Sequence[Prediction]
-) -> Iterator[_Difference]:
+) -> Iterator[Difference]:
     """In what the tests may differ, in order, from coarse to fine."""
     dimensions, wanted = items[0].dimensions, expected[0].dimensions
     yield dimensions != wanted, f"it predicts {', '.join(dimensions)}, not {', '.join(wanted)}"
@@ -89,7 +100,7 @@ def _differences(
         )
 
 
-def _splits_differ(folds: Sequence[Fold], wanted: Sequence[Fold]) -> Iterator[_Difference]:
+def _splits_differ(folds: Sequence[Fold], wanted: Sequence[Fold]) -> Iterator[Difference]:
     """Whether the networks were trained, chosen and tested on the same people."""
     counts = len(folds), len(wanted)
     yield counts[0] != counts[1], f"it has {counts[0]} folds, not {counts[1]}"
@@ -99,7 +110,7 @@ def _splits_differ(folds: Sequence[Fold], wanted: Sequence[Fold]) -> Iterator[_D
             yield _sets_differ(of, set(getattr(fold, part)), set(getattr(other, part)))
 
 
-def _sets_differ(what: str, given: set[str], wanted: set[str]) -> _Difference:
+def _sets_differ(what: str, given: set[str], wanted: set[str]) -> Difference:
     parts = [
         f"{label} {', '.join(sorted(names)[:_NAMED_AT_MOST])}"
         + (f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else "")

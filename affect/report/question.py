@@ -16,6 +16,12 @@ def answers(comparison: Comparison) -> list[str]:
     return [_answer(comparison, item) for item in comparison.ratios]
 
 
+def remarks(comparison: Comparison) -> list[str]:
+    """A sentence for each run of which not all holds that a comparison says."""
+    labelled = zip(comparison.labels, comparison.runs, strict=True)
+    return [f"{label} {run.remark}." for label, run in labelled if run.remark]
+
+
 def _answer(comparison: Comparison, item: Ratio) -> str:
     federated, centralised = (
         _named(comparison, group) for group in (item.federated, item.centralised)
@@ -55,6 +61,7 @@ def _besides(item: Ratio) -> str:
 
 
 def _named(comparison: Comparison, group: Sequence[int]) -> str:
-    if len(group) == 1:
-        return comparison.labels[group[0]]
-    return f"{comparison.runs[group[0]].experiment}, mean of {len(group)} runs"
+    first = comparison.runs[group[0]]
+    several = f"{first.experiment}, mean of {len(group)} runs"
+    name = comparison.labels[group[0]] if len(group) == 1 else several
+    return f"{name}; personalised: {first.personalised}" if first.personalised else name

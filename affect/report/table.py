@@ -7,14 +7,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from affect.report.bootstrap import UNKNOWN
 from affect.report.compare import SCORES, Comparison, Standing
-from affect.report.question import answers
+from affect.report.question import answers, remarks
 from affect.report.wording import NONE, bounds, duration, number, passes, size
 
 
 def to_tables(comparison: Comparison) -> Group:
     """What the runs are and cost, every score with its differences, and what it comes to."""
-    said = [Text(f"\n{sentence}") for sentence in answers(comparison)]
+    sentences = [*answers(comparison), *remarks(comparison)]
+    said = [Text(f"\n{sentence}") for sentence in sentences]
     return Group(_costs(comparison), "", _scores(comparison), *said)
 
 
@@ -64,7 +66,7 @@ def _cell(run: Standing, key: str) -> str:
 
 
 def _difference(run: Standing, key: str) -> str:
-    item = run.differences[key]
+    item = run.differences.get(key, UNKNOWN)
     return f"{number(item.value, sign=True)} {bounds(item, sign=True)}".rstrip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from affect.errors import UserError
 from affect.training.run import Run
@@ -13,13 +14,23 @@ def history(run: Run) -> pd.DataFrame:
     """The rows of a run's `metrics.csv`.
 
     Raises:
-        UserError: it is missing, empty or no table.
+        UserError: it is missing, empty or no table of scores.
     """
     path = run.folder / "metrics.csv"
     try:
-        return pd.read_csv(path)
+        rows = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"cannot read {path} ({error}): the run has trained no epoch") from error
+    if rows.empty:
+        raise UserError(f"{path} has no rows: the run has trained no epoch")
+    scores = [f"val/ccc/{name}" for name in run.experiment.data.dimensions]
+    for name in ("fold", unit(rows), MONITOR, *scores):
+        if name not in rows or rows[[name]].dropna().empty:
+            raise UserError(f"{path} has no column {name!r} with numbers: it is no run's table")
+    for name in rows:
+        if not is_numeric_dtype(rows[name]):
+            raise UserError(f"{path} has text among the numbers of column {name!r}: mend the file")
+    return rows
 
 
 def unit(rows: pd.DataFrame) -> str:

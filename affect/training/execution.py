@@ -11,12 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from shutil import rmtree
 
-import torch
-
 from affect import claims, store
 from affect.config import Experiment
 from affect.data.corpus import entries_of, frames_by_subject
 from affect.data.splits import Fold, refuse_missing, split
+from affect.devices import refuse_crowd, use_threads
 from affect.errors import Preempted, UserError
 from affect.prediction import Prediction
 from affect.store import Entry
@@ -58,7 +57,8 @@ def execute(
         if resume.record["status"] == "done":
             return resume
         refuse_other_configuration(resume.folder, experiment, kind)
-    torch.set_num_threads(experiment.trainer.threads)
+    use_threads("trainer.threads", experiment.trainer.threads)
+    refuse_crowd("data.workers", experiment.data.workers)
     entries = entries_of(experiment.data, progress=experiment.trainer.progress)
     if resume is None:
         folds = split(frames_by_subject(entries), experiment.data.split)

@@ -33,18 +33,19 @@ from affect.training.inputs import write_inputs
 _VERSIONS_OF = ("torch", "lightning", "torchmetrics", "flwr", "wandb", "h5py", "numpy")
 _FORM: Mapping[str, Any] = {
     **dict.fromkeys(("id", "kind", "experiment", "status"), str),
-    "seed": int,
+    **dict.fromkeys(("seed", "bytes_sent", "bytes_received"), int),
     "wall_time_s": int | float,
     "folds": [int],
     "splits": [{"index": int, "train": [str], "val": [str], "test": [str]}],
 }
 """What `run.json` holds of every run; a list's one item stands for all."""
 _FORM_LATER: Mapping[str, Any] = {
-    "delay_s": dict,
-    "federation": dict,
+    "peak_memory_mib": int | float,
+    **dict.fromkeys(("delay_s", "metrics"), dict),
+    **{name: {...: dict} for name in ("federation", "sites")},
     "failures": [{"fold": int, "round": int, "client": str, "reason": str}],
 }
-"""What it may hold besides."""
+"""What it may hold besides; `...` stands for any name."""
 _RUN_ID_VARIABLE = "AFFECT_RUN_ID"
 _POINTER_VARIABLE = "AFFECT_RUN_POINTER"
 """Names a file that takes the run's folder, by which a job that starts again finds it."""
@@ -146,7 +147,7 @@ def open_run(folder: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or `run.json` is none of a run.
     """
     try:
         record = json.loads((folder / "run.json").read_text())
@@ -159,15 +160,21 @@ def open_run(folder: Path) -> Run:
 
 
 def _refuse_other_form(record: Any, path: Path) -> None:
-    missing = _FORM.keys() - record.keys() if isinstance(record, dict) else _FORM.keys()
-    if missing:
+    """Refuse what is no record of a run.
+
+    Raises:
+        UserError: naming the file and the field.
+    """
+    held = record if isinstance(record, dict) else {}
+    needed = {*_FORM, *(["peak_memory_mib"] if held.get("status") == "done" else [])}
+    if missing := needed - held.keys():
         raise UserError(f"{path} lacks {min(missing)!r}: it is no record of a run")
     odd = [
         name
         for name, form in {**_FORM, **_FORM_LATER}.items()
-        if name in record and not _has_form(record[name], form)
+        if name in held and not _has_form(held[name], form)
     ]
-    if not odd and record["folds"] != [split["index"] for split in record["splits"]]:
+    if not odd and held["folds"] != [split["index"] for split in held["splits"]]:
         odd = ["folds"]
     if odd:
         raise UserError(f"{path} has an odd {odd[0]!r}, which no run wrote: put the file back")
@@ -178,9 +185,10 @@ def _has_form(value: Any, form: Any) -> bool:
     if isinstance(form, list):
         return isinstance(value, list) and all(_has_form(item, form[0]) for item in value)
     if isinstance(form, dict):
-        return isinstance(value, dict) and all(
-            name in value and _has_form(value[name], kind) for name, kind in form.items()
-        )
+        if not isinstance(value, dict):
+            return False
+        wanted = dict.fromkeys(value, form[...]) if ... in form else form
+        return all(name in value and _has_form(value[name], kind) for name, kind in wanted.items())
     return isinstance(value, form) and not isinstance(value, bool)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from affect.config import FederationConfig
+from affect.devices import refuse_crowd
 from affect.errors import UserError
 from affect.federated.answering import App
 from affect.federated.engines import workers
@@ -19,12 +21,15 @@ def engine(
 
     Args:
         make_app: makes the ClientApp in worker 0, 1, ...; must be picklable.
-        nodes: how many there are.
+        nodes: how many there are; more workers than that are not started.
         config: which engine, and what it takes.
 
     Raises:
-        UserError: Ray is asked for and not installed.
+        UserError: Ray is asked for and not installed, or more workers than this machine takes.
     """
+    config = replace(config, workers=min(config.workers, nodes))
+    if config.engine == "inprocess" or config.ray.address is None:
+        refuse_crowd("federation.workers", config.workers)
     if config.engine == "inprocess":
         return workers.engine(make_app, nodes, config)
     try:

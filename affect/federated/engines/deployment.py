@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -19,6 +18,7 @@ from affect import config as configuration
 from affect.config import Experiment
 from affect.data.preparation import Preparation
 from affect.data.splits import Fold, refuse_empty, refuse_folds
+from affect.devices import use_threads
 from affect.errors import UserError
 from affect.federated.draws import unforeseeable
 from affect.federated.enrolment import refuse_name
@@ -34,6 +34,8 @@ from affect.training.run import Run
 from affect.training.trained import Trained, save_trained
 
 _POLL_S = 1.0
+LONGEST_WAIT_S = 3600.0
+"""What sites get to connect, where the experiment gives no time-out."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,14 @@ class Enrolment:
     people: Mapping[str, Mapping[str, int]]
 
 
-def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None = None) -> Run:
+def lead(
+    grid: Grid,
+    experiment: Experiment,
+    sites: int,
+    *,
+    resume: Run | None = None,
+    wait_s: float = LONGEST_WAIT_S,
+) -> Run:
     """Train an experiment at sites, then validate and test it there.
 
     Args:
@@ -59,6 +68,7 @@ def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None =
         experiment: the configuration, with its federation.
         sites: how many must be connected before anything is asked.
         resume: an unfinished run of the same sites, which goes on after its last finished round.
+        wait_s: what they get to connect, where the experiment gives no time-out.
 
     Returns:
         The run: `model.safetensors`, `preparation.json`, `metrics.csv`, `clients.csv` and
@@ -73,8 +83,8 @@ def lead(grid: Grid, experiment: Experiment, sites: int, *, resume: Run | None =
         return resume
     if resume is not None:
         refuse_other_configuration(resume.folder, experiment, "federate")
-    torch.set_num_threads(experiment.trainer.threads)
-    _wait_for(grid, sites, experiment.federation.timeout_s)
+    use_threads("trainer.threads", experiment.trainer.threads)
+    _wait_for(grid, sites, experiment.federation.timeout_s or wait_s)
     enrolment = _enrolled(grid, experiment)
     if resume is None:
         refuse_empty([enrolment.fold])
@@ -110,7 +120,7 @@ def _save(run: Run, preparation: Preparation, state: State) -> None:
     save_trained(Trained(module, preparation, untouched, fold), run.fold_folder(fold))
 
 
-def _wait_for(grid: Grid, sites: int, timeout_s: float | None) -> None:
+def _wait_for(grid: Grid, sites: int, limit_s: float) -> None:
     """Wait until so many sites are connected.
 
     Raises:
@@ -118,10 +128,10 @@ def _wait_for(grid: Grid, sites: int, timeout_s: float | None) -> None:
     """
     start_s = time.monotonic()
     while (there := len(list(grid.get_node_ids()))) < sites:
-        if timeout_s is not None and time.monotonic() - start_s > timeout_s:
+        if time.monotonic() - start_s > limit_s:
             raise UserError(
-                f"{there} of {sites} sites are connected after {timeout_s:g} s: start the others, "
-                "or raise federation.timeout_s"
+                f"{there} of {sites} sites are connected after {limit_s:g} s: start the others, or "
+                "raise federation.timeout_s (deployment/README.md tells of Flower's simulation)"
             )
         time.sleep(_POLL_S)
 

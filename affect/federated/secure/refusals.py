@@ -38,6 +38,14 @@ def refuse_unfit(config: FederationConfig, clients: int, expected: int) -> None:
             f"{_KEY} hides a client among {LEAST} or more a round, there are {expected}: raise "
             "federation.client_fraction or clients_per_round, or train with more clients"
         )
+    shares = config.privacy.secure_aggregation.shares
+    # under `central` chance may draw all clients
+    most = clients if config.privacy.mode == "central" else expected
+    if shares is not None and shares > most:
+        raise UserError(
+            f"{_KEY}.shares is {shares}, one for a client itself and each neighbour, and a round "
+            f"has {most} clients: lower it, or null for one for every client"
+        )
     if config.privacy.mode == "central":
         _refuse_unfit_central(config, clients, expected)
 
