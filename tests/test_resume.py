@@ -367,6 +367,7 @@ def test_a_spoilt_table_is_told(plain, copy, capsys, name, spoil):
         ("failures", ["P1"]),
         ("failures", 3),
         ("wall_time_s", None),
+        ("restarts", "2"),
     ],
 )
 def test_an_odd_record_is_told(plain, copy, capsys, name, value):

@@ -40,6 +40,7 @@ _FORM: Mapping[str, Any] = {
 }
 """What `run.json` holds of every run; a list's one item stands for all."""
 _FORM_LATER: Mapping[str, Any] = {
+    "restarts": int,
     "peak_memory_mib": int | float,
     **dict.fromkeys(("delay_s", "metrics"), dict),
     **{name: {...: dict} for name in ("federation", "sites")},
