@@ -1,4 +1,4 @@
-"""The typed experiment, read from YAML and the command line; imports no torch.
+"""The typed experiment: its sections and their keys; imports no torch.
 
 Every field below is a key of the experiment file and a flag: `model.hidden_size` in the file is
 `--model.hidden_size` on the command line.
@@ -6,23 +6,10 @@ Every field below is a key of the experiment file and a flag: `model.hidden_size
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import io
-import math
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from string import Template
 from typing import Any, Literal, get_args, get_type_hints
-
-import yaml
-
-from affect.errors import UserError, nearest
-
-_WEEK_S = 7 * 24 * 3600
 
 GoldStandard = Literal["avec", "mean"]
 Standardisation = Literal["none", "subject", "train", "centred"]
@@ -472,92 +459,6 @@ class Experiment:
     federation: FederationConfig = field(default_factory=FederationConfig)
 
 
-def parse(arguments: Sequence[str]) -> Experiment:
-    """The experiment that command-line arguments describe, such as `-c FILE --seed 1`.
-
-    Raises:
-        UserError: a file is missing or no YAML, a key is unknown (the nearest valid one is
-            named), a value is of the wrong type or out of range, a variable is not set.
-    """
-    _refuse_broken_files(arguments)
-    parser = argument_parser()
-    try:
-        namespace = parser.parse_args(list(arguments))
-        files = namespace.pop("config") or []
-        values = vars(parser.instantiate(namespace))
-    except Exception as error:  # jsonargparse raises many kinds, all about what the user wrote
-        raise UserError(_explained(error)) from error
-    experiment = Experiment(**{name: values[name] for name in _fields(Experiment)})
-    folder = Path(str(files[-1])).parent if files else Path()
-    experiment = _expand(experiment, {**os.environ, "EXPERIMENT_DIR": str(folder)})
-    validate(experiment)
-    return experiment
-
-
-def explained_keys() -> str:
-    """Every key with its type, its default and what it means."""
-    text = io.StringIO()
-    argument_parser().print_help(text)
-    return text.getvalue().rstrip("\n")
-
-
-def argument_parser() -> Any:
-    """The parser of `affect fit`: one flag a key, and `-c FILE` for experiment files."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog="affect fit",
-        exit_on_error=False,
-        allow_abbrev=False,
-        print_config=None,
-        description="Train, validate and test one experiment on pooled data.",
-    )
-    parser.add_argument("-c", "--config", action="config", help="experiment file (YAML)")
-    parser.add_class_arguments(Experiment)
-    return parser
-
-
-def load(path: Path) -> Experiment:
-    """The experiment in a file, such as a run's `config.yaml`.
-
-    Raises:
-        UserError: as `parse`.
-    """
-    return parse(["-c", str(path)])
-
-
-def from_yaml(text: str) -> Experiment:
-    """The experiment whose every key `to_yaml` wrote out.
-
-    Raises:
-        UserError: as `parse`.
-    """
-    parser = argument_parser()
-    try:
-        values = vars(parser.instantiate(parser.parse_string(text)))
-    except Exception as error:  # as in `parse`
-        raise UserError(_explained(error)) from error
-    experiment = Experiment(**{name: values[name] for name in _fields(Experiment)})
-    validate(experiment)
-    return experiment
-
-
-def to_yaml(experiment: Experiment) -> str:
-    """The experiment as the text of an experiment file, every key written out."""
-    return yaml.safe_dump(dataclasses.asdict(experiment), sort_keys=False)
-
-
-def validate(experiment: Experiment) -> None:
-    """Refuse values that no run could use.
-
-    Raises:
-        UserError: naming the first key that is out of range.
-    """
-    for key, broken, wanted in _ranges(experiment):
-        if broken:
-            raise UserError(f"{key} must be {wanted}")
-
-
 def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
     """Every dotted key of an experiment file, sections included."""
     for name, hint in get_type_hints(kind).items():
@@ -570,7 +471,7 @@ def keys(kind: type = Experiment, prefix: str = "") -> Iterator[str]:
 def flat(section: Any, prefix: str = "") -> dict[str, Any]:
     """The values of a section, such as a whole experiment, by their dotted keys."""
     values: dict[str, Any] = {}
-    for name in _fields(type(section)):
+    for name in field_names(type(section)):
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
             values |= flat(value, f"{prefix}{name}.")
@@ -579,234 +480,6 @@ def flat(section: Any, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _refuse_broken_files(arguments: Sequence[str]) -> None:
-    """Tell what is wrong with an experiment file by its name, which the parser would not."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("-c", "--config", action="append", default=[])
-    try:
-        paths = finder.parse_known_args(list(arguments))[0].config
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    for path in paths:
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"experiment file {path} does not exist") from None
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-        _refuse_scalars(content, Experiment, path)
-
-
-def _refuse_scalars(content: Any, kind: type, where: str) -> None:
-    """Refuse a section that is no mapping, down to the innermost one."""
-    if not isinstance(content, dict):
-        raise UserError(f"{where} must hold keys and values, not {content!r}")
-    for name, hint in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and name in content:
-            _refuse_scalars(content[name], hint, f"{where}: {name}")
-
-
-def _fields(kind: type) -> list[str]:
+def field_names(kind: type) -> list[str]:
+    """The keys of a section, in their order."""
     return [item.name for item in dataclasses.fields(kind)]
-
-
-def _explained(error: Exception) -> str:
-    """One line of jsonargparse's message, with the nearest valid key where one is unknown."""
-    text = " ".join(str(error).replace("Parser key", "key").split())
-    unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
-    if unknown:
-        return _nearest(f"{unknown[1]}.{unknown[2]}")
-    if '"federation.engine"' in text and "deployment" in text:
-        return (
-            "federation.engine is inprocess or ray; sites that hold their own data train the same "
-            "experiment by deployment/run.sh, as deployment/README.md shows"
-        )
-    text = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", text)
-    unknown = re.search(r"(?:unrecognized arguments: --|Key '|Option ')([\w.]+)", text)
-    return _nearest(unknown[1]) if unknown else text
-
-
-def _nearest(key: str) -> str:
-    near = nearest(key, keys(), cutoff=0.5)
-    advice = f"did you mean {near!r}?" if near else "`affect fit --keys` lists them all"
-    return f"unknown key {key!r}: {advice}"
-
-
-def _expand(value: Any, variables: Mapping[str, str]) -> Any:
-    """The same values with `${NAME}` replaced in every text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        expanded = {name: _expand(getattr(value, name), variables) for name in _fields(type(value))}
-        return dataclasses.replace(value, **expanded)
-    if isinstance(value, dict):
-        return {name: _expand(item, variables) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, variables) for item in value]
-    return _substituted(value, variables) if isinstance(value, str) else value
-
-
-def _substituted(text: str, variables: Mapping[str, str]) -> str:
-    try:
-        return Template(text).substitute(variables) if "${" in text else text
-    except KeyError as error:
-        name = error.args[0]
-        raise UserError(
-            f"{text!r} needs the environment variable {name}: export {name}=... "
-            "or give the path as a flag (such as --data.source.path)"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{text!r} is not a valid use of ${{NAME}}: {error}") from None
-
-
-def _ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
-    """Triples of key, whether it is out of range, and what it must be."""
-    odd_name = not experiment.name or "/" in experiment.name or experiment.name.startswith(".")
-    yield "name", odd_name, "a folder's name"
-    yield "seed", not 0 <= experiment.seed < 2**32, "from 0 to 4294967295"
-    yield "runs", not experiment.runs, "a folder's path, not empty"
-    yield from _data_ranges(experiment.data)
-    yield from _training_ranges(experiment)
-    yield from _federation_ranges(experiment.federation)
-
-
-def _data_ranges(data: DataConfig) -> Iterator[tuple[str, bool, str]]:
-    split = data.split
-    yield "data.cache", not data.cache, "a folder's path, not empty"
-    yield "data.dimensions", not data.dimensions, "at least one dimension"
-    twice = len(set(data.dimensions)) < len(data.dimensions)
-    yield "data.dimensions", twice, "different from one another"
-    yield "data.standardise", not data.standardise, "at least one of none, subject, train, centred"
-    yield "data.batch_size", data.batch_size < 1, "at least 1"
-    yield "data.eval_batch_size", data.eval_batch_size < 1, "at least 1"
-    yield "data.window_frames", (data.window_frames or 2) < 2, "at least 2, or null"  # noqa: PLR2004
-    hop, window = data.hop_frames, data.window_frames
-    skips = hop is not None and not 1 <= hop <= (window or hop)
-    yield "data.hop_frames", skips, "at least 1 and at most data.window_frames, or null"
-    yield "data.workers", data.workers < 0, "0 or more"
-    yield "data.memory_mb", data.memory_mb < 1, "at least 1"
-    pooled = data.target == "window_mean"
-    yield "data.window_frames", pooled and not data.window_frames, "given for target window_mean"
-    delays = data.delay_s.values() if isinstance(data.delay_s, dict) else [data.delay_s]
-    refused = any(isinstance(delay, float | int) and not 0 <= delay < math.inf for delay in delays)
-    yield "data.delay_s", refused, "0 or more seconds"
-    if isinstance(data.delay_s, dict):
-        yield "data.delay_s", set(data.delay_s) != set(data.dimensions), "given for each dimension"
-    yield "data.split.file", split.kind == "file" and not split.file, "given for kind file"
-    yield "data.split.folds", split.folds < 2, "at least 2"  # noqa: PLR2004
-    yield "data.split.val_fraction", not 0 < split.val_fraction < 1, "between 0 and 1"
-    yield "data.split.test_fraction", not 0 < split.test_fraction < 1, "between 0 and 1"
-    refused = not 0 <= split.calibration_fraction < 1
-    yield "data.split.calibration_fraction", refused, "at least 0 and below 1"
-
-
-def _training_ranges(experiment: Experiment) -> Iterator[tuple[str, bool, str]]:
-    model, trainer = experiment.model, experiment.trainer
-    yield "model.hidden_size", model.hidden_size < 1, "at least 1"
-    yield "model.layers", model.layers < 1, "at least 1"
-    yield "model.dropout", not 0 <= model.dropout < 1, "at least 0 and below 1"
-    shared = set(model.options) & set(_fields(ModelConfig))
-    yield "model.options", bool(shared), f"without {', '.join(sorted(shared))}: a key of model"
-    refused = not 0 <= model.input_dropout < 1
-    yield "model.input_dropout", refused, "at least 0 and below 1"
-    yield "loss.mix", not 0 <= experiment.loss.mix <= 1, "between 0 and 1"
-    yield from _optimizer_ranges("optimizer", experiment.optimizer)
-    yield from _scheduler_ranges("scheduler", experiment.scheduler)
-    yield "trainer.max_epochs", trainer.max_epochs < 1, "at least 1"
-    refused = trainer.patience is not None and trainer.patience < 1
-    yield "trainer.patience", refused, "at least 1, or null"
-    yield "trainer.accumulate_grad_batches", trainer.accumulate_grad_batches < 1, "at least 1"
-    yield "trainer.threads", trainer.threads < 1, "at least 1"
-    clip = trainer.gradient_clip_val
-    yield "trainer.gradient_clip_val", clip is not None and not clip > 0, "above 0, or null"
-    yield "evaluation.importance_repeats", experiment.evaluation.importance_repeats < 0, "0 or more"
-
-
-def _optimizer_ranges(key: str, optimizer: OptimizerConfig) -> Iterator[tuple[str, bool, str]]:
-    yield f"{key}.lr", not 0 < optimizer.lr < math.inf, "above 0 and finite"
-    refused = not 0 <= optimizer.weight_decay < math.inf
-    yield f"{key}.weight_decay", refused, "0 or more and finite"
-
-
-def _scheduler_ranges(key: str, scheduler: SchedulerConfig) -> Iterator[tuple[str, bool, str]]:
-    yield f"{key}.step_epochs", scheduler.step_epochs < 1, "at least 1"
-    yield f"{key}.gamma", not 0 < scheduler.gamma <= 1, "above 0 and at most 1"
-    yield f"{key}.warmup", not 0 <= scheduler.warmup < 1, "at least 0 and below 1"
-
-
-def _federation_ranges(federation: FederationConfig) -> Iterator[tuple[str, bool, str]]:
-    counts = {"rounds": 1, "local_epochs": 1, "workers": 1, "evaluate_every": 1}
-    counts |= {"local_steps": 1, "clients_per_round": 1, "subjects_per_client": 1}
-    counts |= {"cohort_clients": 1}
-    for name, least in counts.items():
-        value = getattr(federation, name)
-        yield f"federation.{name}", value is not None and value < least, f"at least {least}"
-    fraction = federation.client_fraction
-    yield "federation.client_fraction", not 0 < fraction <= 1, "above 0 and at most 1"
-    timeout_s = federation.timeout_s
-    refused = timeout_s is not None and not 0 < timeout_s <= _WEEK_S
-    yield "federation.timeout_s", refused, f"above 0 and at most {_WEEK_S} (a week), or null"
-    refused = not 0 <= federation.failure_fraction < 1
-    yield "federation.failure_fraction", refused, "at least 0 and below 1"
-    seed = federation.seed
-    yield "federation.seed", seed is not None and not 0 <= seed < 2**32, "from 0 to 4294967295"
-    if federation.optimizer is not None:
-        yield from _optimizer_ranges("federation.optimizer", federation.optimizer)
-    if federation.scheduler is not None:
-        yield from _scheduler_ranges("federation.scheduler", federation.scheduler)
-    yield from _ray_ranges(federation.ray)
-    yield from _strategy_ranges(federation.strategy)
-    yield from _privacy_ranges(federation.privacy)
-    lr = federation.personalisation.lr
-    refused = lr is not None and not 0 < lr < math.inf
-    yield "federation.personalisation.lr", refused, "above 0 and finite, or null"
-    yield "federation.personalisation.steps", federation.personalisation.steps < 0, "0 or more"
-
-
-def _ray_ranges(ray: RayConfig) -> Iterator[tuple[str, bool, str]]:
-    key, gpus, cohorts = "federation.ray", ray.num_gpus, ray.cohorts
-    refused = ray.address is not None and not re.fullmatch(r"auto|[\w.-]+:\d+", ray.address)
-    yield f"{key}.address", refused, "host:port, auto, or null"
-    yield f"{key}.num_gpus", gpus is not None and not 0 <= gpus <= 1, "from 0 to 1, or null"
-    yield f"{key}.cohorts", cohorts is not None and cohorts < 1, "at least 1, or null"
-
-
-def _strategy_ranges(strategy: StrategyConfig) -> Iterator[tuple[str, bool, str]]:
-    key = "federation.strategy"
-    yield f"{key}.server_lr", not 0 < strategy.server_lr <= 1000, "above 0 and at most 1000"  # noqa: PLR2004
-    yield f"{key}.momentum", not 0 <= strategy.momentum < 1, "at least 0 and below 1"
-    yield f"{key}.betas", not all(0 <= beta < 1 for beta in strategy.betas), "at least 0, below 1"
-    yield f"{key}.tau", not 0 < strategy.tau < math.inf, "above 0 and finite"
-    yield f"{key}.mu", not 0 <= strategy.mu < math.inf, "0 or more and finite"
-    yield f"{key}.trim", not 0 <= strategy.trim < 0.5, "at least 0 and below 0.5"  # noqa: PLR2004
-    yield f"{key}.malicious", strategy.malicious < 0, "0 or more"
-
-
-def _privacy_ranges(privacy: PrivacyConfig) -> Iterator[tuple[str, bool, str]]:
-    key = "federation.privacy"
-    for name, least, most in (
-        ("noise_multiplier", 1e-3, 1e3),
-        ("clipping_norm", 1e-6, 1e6),
-        ("clipping_lr", 1e-6, 10),
-    ):
-        refused = not least <= getattr(privacy, name) <= most
-        yield f"{key}.{name}", refused, f"from {least:g} to {most:g}"
-    epsilon = privacy.epsilon
-    yield f"{key}.epsilon", epsilon is not None and not epsilon > 0, "above 0, or null"
-    adaptive = privacy.clipping == "adaptive" and privacy.mode == "local"
-    yield f"{key}.clipping", adaptive, "fixed in mode local"
-    yield f"{key}.quantile", not 0 < privacy.quantile < 1, "between 0 and 1"
-    delta, limit = privacy.delta, privacy.max_epsilon
-    limited = epsilon is not None or limit is not None
-    wanted = "central or local, where epsilon or max_epsilon is given"
-    yield f"{key}.mode", limited and privacy.mode == "none", wanted
-    yield f"{key}.delta", delta is not None and not 0 < delta < 1, "between 0 and 1, or null"
-    yield f"{key}.max_epsilon", limit is not None and not limit > 0, "above 0, or null"
-    yield from _secure_ranges(f"{key}.secure_aggregation", privacy.secure_aggregation)
-
-
-def _secure_ranges(key: str, secure: SecureAggregationConfig) -> Iterator[tuple[str, bool, str]]:
-    shares = secure.shares
-    refused = shares is not None and (shares < 3 or shares % 2 == 0)  # noqa: PLR2004
-    yield f"{key}.shares", refused, "odd and at least 3, or null"
-    yield f"{key}.threshold", not 0.5 <= secure.threshold < 1, "at least 0.5 and below 1"  # noqa: PLR2004
-    yield f"{key}.range", not 0 < secure.range < math.inf, "above 0"
-    yield f"{key}.bits", not 8 <= secure.bits <= 32, "from 8 to 32"  # noqa: PLR2004
