@@ -357,7 +357,7 @@ def test_a_signal_ends_a_fit_after_its_epoch_and_it_goes_on_to_the_same_bits(wor
     import signal
     import time
 
-    epochs = 2000
+    epochs = 100
     command = toy(workplace, runs=tmp_path, **{"trainer.max_epochs": epochs})
     process = subprocess.Popen(
         [sys.executable, "-m", "affect", *command], stderr=subprocess.PIPE, text=True
@@ -373,11 +373,8 @@ def test_a_signal_ends_a_fit_after_its_epoch_and_it_goes_on_to_the_same_bits(wor
     assert json.loads((folder / "run.json").read_text())["status"] == "preempted"
     done = len((folder / "metrics.csv").read_text().splitlines()) - 1
     assert 0 < done < epochs
-    config = folder / "config.yaml"
-    shorter = f"max_epochs: {done + 2}"
-    config.write_text(config.read_text().replace(f"max_epochs: {epochs}", shorter))
     assert main(["fit", "--resume", str(folder)]) == 0
-    whole = toy(workplace, runs=tmp_path, name="whole", **{"trainer.max_epochs": done + 2})
+    whole = toy(workplace, runs=tmp_path, name="whole", **{"trainer.max_epochs": epochs})
     assert main(whole) == 0
     (other,) = (tmp_path / "whole").iterdir()
     weights = [(place / "model.safetensors").read_bytes() for place in (folder, other)]
