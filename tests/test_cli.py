@@ -357,7 +357,7 @@ def test_a_signal_ends_a_fit_after_its_epoch_and_it_goes_on_to_the_same_bits(wor
     import signal
     import time
 
-    epochs = 100
+    epochs = 40
     command = toy(workplace, runs=tmp_path, **{"trainer.max_epochs": epochs})
     process = subprocess.Popen(
         [sys.executable, "-m", "affect", *command], stderr=subprocess.PIPE, text=True
