@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from affect import store
-from affect.config import Experiment
+from affect.config import DataConfig, Experiment
 from affect.data.splits import Fold
 from affect.prediction import Prediction
 from affect.training import run as runs
@@ -60,7 +60,9 @@ def write_run(folder, items, *, folds=1, epochs=6, units=(), spent=None, **setti
     """
     kind, status = settings.pop("kind", "fit"), settings.pop("status", "done")
     split = settings.pop("split", (("a",), ("b",), ("c",)))
-    experiment = Experiment(runs=str(folder), **settings)
+    dimensions = list(items[0].dimensions)
+    data = dataclasses.replace(settings.pop("data", DataConfig()), dimensions=dimensions)
+    experiment = Experiment(runs=str(folder), data=data, **settings)
     run = runs.create(experiment, kind, [Fold(i, *split) for i in range(folds)])
     runs.begin(run, ())
     run.update({"status": status, "wall_time_s": 12.5, "peak_memory_mib": 800.0})

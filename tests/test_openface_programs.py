@@ -228,11 +228,15 @@ def stop_when_hanging(program, number, cache, waits_for):
 
 
 @pytest.mark.parametrize(
-    ("number", "jobs", "others"),
-    [(signal.SIGINT, 1, []), (signal.SIGTERM, 1, []), (signal.SIGTERM, 2, ["good", "later"])],
+    ("number", "jobs", "others", "status"),
+    [
+        (signal.SIGINT, 1, [], 130),
+        (signal.SIGTERM, 1, [], 75),
+        (signal.SIGTERM, 2, ["good", "later"], 75),
+    ],
 )
 def test_whatever_stops_the_command_stops_openface(
-    program, tmp_path, capsys, monkeypatch, number, jobs, others
+    program, tmp_path, capsys, monkeypatch, number, jobs, others, status
 ):
     """With several jobs: the one that hangs holds up no other."""
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
@@ -240,7 +244,7 @@ def test_whatever_stops_the_command_stops_openface(
     paths = films(tmp_path, "hang", *others).values()
     thread = stop_when_hanging(program, number, cache, [f"{name}/{name}.h5" for name in others])
     arguments = ["--openface-bin", str(program), "--cache", str(cache), "--jobs", str(jobs)]
-    assert main(["extract", *map(str, paths), *arguments]) == 130
+    assert main(["extract", *map(str, paths), *arguments]) == status
     thread.join()
     assert "the same command goes on" in capsys.readouterr().err
     calls = openface_program.calls(program)
