@@ -102,8 +102,12 @@ def by_pfl(loop: PlainLoop, rounds: int) -> tuple[np.ndarray, list[float]]:
     from pfl.data.dataset import Dataset
     from pfl.data.federated_dataset import FederatedDataset
     from pfl.hyperparam import NNTrainHyperParams
+    from pfl.internal.ops import pytorch_ops
+    from pfl.internal.ops.distributed import NotDistributedContext
     from pfl.model.pytorch import PyTorchModel
 
+    # which it sets up by itself in a main process alone
+    pytorch_ops.distributed = NotDistributedContext()
     experiment = loop.experiment
     ends_s = [time.perf_counter()]
     firsts: list[np.ndarray] = []
