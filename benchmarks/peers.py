@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +149,9 @@ def by_pfl(loop: PlainLoop, rounds: int) -> tuple[np.ndarray, list[float]]:
         torch.optim.SGD(network.parameters(), 1.0),
     )
     windows = {str(client): loop.windows[client] for client in range(len(loop.frames))}
-    users = iter(())
-
-    def sampler() -> str:
-        nonlocal users
-        user = next(users, None)
-        if user is None:
-            users = iter(windows)
-            user = next(users)
-        return user
-
-    data = FederatedDataset(lambda user: Windows(windows[user], user_id=user), sampler)
+    data = FederatedDataset(
+        lambda user: Windows(windows[user], user_id=user), partial(next, cycle(windows))
+    )
     FederatedAveraging().run(
         NNAlgorithmParams(
             central_num_iterations=rounds,

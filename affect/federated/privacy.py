@@ -127,7 +127,11 @@ def released(
 
 
 def _adapted(norm: float, share: float, config: PrivacyConfig) -> float:
-    """The next clipping norm, where this share of the updates was within the last one."""
+    """The next clipping norm, where this share of the updates was within the last one.
+
+    Raises:
+        UserError: noise, or the rate, drives it out of all bounds.
+    """
     exponent = -config.clipping_lr * (share - config.quantile)
     logarithm = math.log(norm) + exponent
     if abs(logarithm) > _LARGEST_LOGARITHM:

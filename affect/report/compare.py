@@ -25,8 +25,8 @@ from affect.report.bootstrap import (
     replicates,
 )
 from affect.report.configuration import unlike
-from affect.report.protocol import refuse_unlike, tested
-from affect.report.sites import REMARK, of_sites, refuse_unlike_sites, told_points
+from affect.report.protocol import of_sites, refuse_unlike, tested
+from affect.report.sites import REMARK, refuse_unlike_sites, told_points
 from affect.report.training_history import history, trained
 from affect.training.inference import adapts
 from affect.training.run import Run

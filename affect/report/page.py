@@ -20,9 +20,8 @@ from affect.report.compare import SCORES, Comparison, Standing
 from affect.report.comparison_figures import COLOURS, DASHES, Panel
 from affect.report.configuration import differing
 from affect.report.drawing import GREY, INK, house_style
-from affect.report.protocol import settings, tested
+from affect.report.protocol import of_sites, settings, tested
 from affect.report.question import answers, remarks
-from affect.report.sites import of_sites
 from affect.report.wording import NONE, bounds, duration, number, passes, size
 from affect.training.run import Run, git_commit
 

@@ -19,6 +19,11 @@ Difference = tuple[bool, str]
 """Whether two tests differ in something, and how."""
 
 
+def of_sites(run: Run) -> bool:
+    """Whether a run is a deployment's, whose predictions stay at its sites."""
+    return "sites" in run.record
+
+
 def tested(run: Run) -> list[Prediction]:
     """A finished run's test predictions, sorted by recording; none of a deployment's.
 
@@ -28,7 +33,7 @@ def tested(run: Run) -> list[Prediction]:
     if run.record["status"] != "done":
         state = run.record["status"]
         raise UserError(f"{run.folder} is not finished ({state}): --resume it or leave it out")
-    if "sites" in run.record:
+    if of_sites(run):
         return []
     predictions = store.read_predictions(run.folder / "predictions.h5")
     chosen = [item for item in predictions if item.split == "test"]

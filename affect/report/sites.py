@@ -22,11 +22,6 @@ REMARK = (
 """What is told of such a run, after its name."""
 
 
-def of_sites(run: Run) -> bool:
-    """Whether a run is a deployment's."""
-    return "sites" in run.record
-
-
 def told_points(run: Run, keys: Iterable[str]) -> dict[str, float]:
     """The run's test scores under some keys; NaN where its sites' moments do not tell one.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count, takewhile
 from math import inf
 from pathlib import Path
 
 from affect.claims import TOUCH_S
 from affect.config import Experiment
-from affect.errors import Preempted, UserError
+from affect.errors import UserError
 from affect.sweep import trial as trials
 from affect.sweep.file import SweepFile
 from affect.sweep.folder import ENDED, Sweep, Trial
@@ -244,30 +243,6 @@ def told(trial: Trial, sweep: Sweep) -> str:
     value = "" if trial.value is None else f", {sweep.file.metric.name} {trial.value:.4f}"
     reason = f": {trial.reason}" if trial.reason else ""
     return f"trial {trial.number}: {trial.status}{value}, {trial.seconds:.1f} s{reason}"
-
-
-@contextmanager
-def giving_way(folder: Path) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 end the sweep as Ctrl-C does, and the message says how to go on.
-
-    Raises:
-        Preempted: at the signal.
-        KeyboardInterrupt: at Ctrl-C.
-    """
-
-    def give_way(*_: object) -> None:
-        raise Preempted
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, give_way) for number in numbers}
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        status = "preempted" if isinstance(stop, Preempted) else "interrupted"
-        raise type(stop)(f"{status}: go on with `affect sweep --resume {folder}`") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _grown(process: Process) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from affect.config import Experiment
-from affect.errors import UserError
+from affect.errors import Preempted, UserError
+from affect.stopping import giving_way
 from affect.sweep import file as files
-from affect.sweep.agent import Agent, giving_way, limit
+from affect.sweep.agent import Agent, limit
 from affect.sweep.command import checked
 from affect.sweep.file import SweepFile
 from affect.sweep.folder import ENDED, Sweep, create, open_sweep
@@ -51,7 +53,7 @@ def run(
             raise UserError(f"--{name} must be at least 1, not {given}")
     sweep, experiment = _opened(file, folder, count=count, seed=seed)
     tell(f"sweep {sweep.folder}")
-    with giving_way(sweep.folder):
+    with _stoppable(sweep.folder):
         ended = sum(trial.status in ENDED for trial in sweep.trials())
         Agent(sweep, experiment, jobs=jobs, most=count, alone=agent, tell=tell).work()
         if ended and ended == sum(trial.status in ENDED for trial in sweep.trials()):
@@ -62,6 +64,17 @@ def run(
 
         summary = summarise(sweep)
     return to_table(summary), summary.to_json()
+
+
+@contextmanager
+def _stoppable(folder: Path) -> Iterator[None]:
+    """Whatever stops the block says how to go on with the sweep."""
+    try:
+        with giving_way():
+            yield
+    except KeyboardInterrupt as stop:
+        status = "preempted" if isinstance(stop, Preempted) else "interrupted"
+        raise type(stop)(f"{status}: go on with `affect sweep --resume {folder}`") from None
 
 
 def _opened(
