@@ -1,6 +1,8 @@
 """Pieces of work handed to workers, one to each at a time; the answers come in the pieces' order.
 
 A worker that hangs or dies costs the one piece that it was busy with, and another takes its place.
+Pieces go to whoever is idle, by preference to the worker that had the same client's last one, which
+still holds what it prepared for it.
 """
 
 from __future__ import annotations
@@ -8,11 +10,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 _AHEAD = 4
-"""Pieces a worker that may be answered before the first one that is not."""
+"""Pieces a worker that may be taken before the first one is answered."""
 
 
 class Worker(ABC):
@@ -65,10 +68,15 @@ class Pool(ABC, Generic[Hired, Piece, Answer]):
     def __init__(self, workers: int, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
         self._workers = [self._hired(number) for number in range(workers)]
+        self._last: dict[Hashable, int] = {}
 
     @abstractmethod
     def _hired(self, number: int) -> Hired:
         """A new worker."""
+
+    @abstractmethod
+    def _client(self, piece: Piece) -> Hashable:
+        """Whose a piece is."""
 
     @abstractmethod
     def _ready(self, busy: Sequence[Hired], limit_s: float | None) -> Sequence[Hired]:
@@ -78,16 +86,16 @@ class Pool(ABC, Generic[Hired, Piece, Answer]):
         """The answers in the order of the pieces."""
         coming = enumerate(pieces)
         idle, busy = deque(self._workers), list[Hired]()
+        waiting: dict[int, Piece] = {}
         done: dict[int, Answer] = {}
-        position = given = 0
+        position = 0
         while True:
-            while idle and given - position < _AHEAD * len(self._workers):
-                index, piece = next(coming, (0, None))
-                if piece is None:
-                    break
+            held = len(waiting) + len(busy) + len(done)
+            waiting.update(islice(coming, _AHEAD * len(self._workers) - held))
+            while idle and waiting:
                 busy.append(idle.popleft())
-                busy[-1].take(index, piece)
-                given += 1
+                index = self._chosen(busy[-1].number, waiting)
+                busy[-1].take(index, waiting.pop(index))
             if not busy:
                 return
             for worker in self._heard(busy):
@@ -102,6 +110,14 @@ class Pool(ABC, Generic[Hired, Piece, Answer]):
         """End all workers."""
         for worker in self._workers:
             worker.kill()
+
+    def _chosen(self, worker: int, waiting: Mapping[int, Piece]) -> int:
+        """The first waiting piece of a client that the worker, or nobody, had; else the first."""
+        clients = {index: self._client(piece) for index, piece in waiting.items()}
+        fit = (index for index in clients if self._last.get(clients[index], worker) == worker)
+        index = next(fit, next(iter(waiting)))
+        self._last[clients[index]] = worker
+        return index
 
     def _heard(self, busy: Sequence[Hired]) -> Sequence[Hired]:
         """Those that have answered, died or taken too long; waits until there is one."""

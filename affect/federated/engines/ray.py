@@ -123,6 +123,9 @@ class Crew(Pool["_Actor", "_Piece", "list[Message] | _Lost"]):
         started = (self._make_app, number, str(Path.cwd()), self._together)
         return _Actor(number, self._gpus, self._timeout_s or 0.0, started)
 
+    def _client(self, piece: _Piece) -> int:
+        return piece.tasks[0][1].node_id
+
     def _ready(self, busy: Sequence[_Actor], limit_s: float | None) -> list[_Actor]:
         # not ray.wait, which makes a plain Ctrl-C of whatever a signal's handler raises
         coming = [actor.coming for actor in busy]

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from flwr.app import Error, Message
@@ -18,6 +18,7 @@ from flwr.common.constant import ErrorCode
 
 from affect.config import FederationConfig
 from affect.federated.answering import App, Task
+from affect.federated.engines.channel import Channel, channel
 from affect.federated.engines.cohorts import answered_together, cohorts, in_cohorts
 from affect.federated.engines.inprocess import InProcessGrid
 from affect.federated.engines.pool import Pool, Worker
@@ -53,9 +54,12 @@ class Team(Pool["_Worker", "Sequence[Task]", "list[Message]"]):
     def _hired(self, number: int) -> _Worker:
         return _Worker(self._make_app, number, self._timeout_s or 0.0)
 
+    def _client(self, piece: Sequence[Task]) -> int:
+        return piece[0][1].node_id
+
     def _ready(self, busy: Sequence[_Worker], limit_s: float | None) -> list[_Worker]:
-        ready = wait([worker.connection for worker in busy], limit_s)
-        return [worker for worker in busy if worker.connection in ready]
+        ready = wait([worker.channel.connection for worker in busy], limit_s)
+        return [worker for worker in busy if worker.channel.connection in ready]
 
 
 @contextmanager
@@ -87,7 +91,7 @@ class _Worker(Worker):
         context = multiprocessing.get_context("forkserver")
         # the imports are shared by all workers, which start at once
         context.set_forkserver_preload([__name__, "affect.federated.site"])
-        self.connection, theirs = context.Pipe()
+        self.channel, theirs = channel()
         self._process: BaseProcess = context.Process(
             target=_serve, args=(theirs, make_app, number), daemon=True
         )
@@ -103,17 +107,17 @@ class _Worker(Worker):
         self.index = index
         if not self._started:  # its start is not the client's time
             with suppress(EOFError, OSError):  # it died; `hear` tells
-                self._started = self.connection.recv()
+                self._started = self.channel.receive()
         # the time-out is one message's, and the last one's begins after those of the others
         self.since_s = time.monotonic() + self._timeout_s * (len(tasks) - 1)
         self._messages = [message for message, _ in tasks]
         with suppress(OSError):  # it died; `hear` tells
-            self.connection.send(tasks)
+            self.channel.send(tasks)
 
     def hear(self) -> None:
         """Take its answers, or what its death means for the clients."""
         try:
-            self.answer: list[Message] = self.connection.recv()
+            self.answer: list[Message] = self.channel.receive()
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode or 0
@@ -130,14 +134,14 @@ class _Worker(Worker):
         self.alive = False
         self._process.kill()
         self._process.join()
-        self.connection.close()
+        self.channel.close()
 
 
-def _serve(connection: Connection, make_app: Callable[[int], App], number: int) -> None:
+def _serve(channel: Channel, make_app: Callable[[int], App], number: int) -> None:
     """Answer the messages that come until nobody listens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         app = make_app(number)
-        connection.send(True)
+        channel.send(True)
         while True:
-            connection.send(answered_together(app, connection.recv()))
+            channel.send(answered_together(app, channel.receive()))
