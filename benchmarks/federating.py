@@ -55,6 +55,7 @@ class Size:
 
 
 FEW, MANY, COHORT = Size(9, 300.0, 750), Size(1000, 4.0, 100), Size(100, 4.0, 100)
+TINY = Size(1000, 1.0, 25)
 
 
 def measure_few(folder: Path, quick: bool) -> Outcome:

@@ -1,7 +1,8 @@
 """Rounds of a thousand tiny clients by each engine on this machine, and by Flower's simulation.
 
-All do the same maths from the same start: a plain loop, `affect federate` in this process and on
-Ray, and Flower's own simulation with a client as its documentation writes them.
+All do the same maths from the same start: a plain loop, `affect federate` with one worker and with
+two processes, on Ray, and Flower's own simulation with a client as its documentation writes them.
+In cohorts clients are trained as one batched computation.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import statistics
 import time
 import traceback
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from federating import MANY, PlainLoop, Size, federation_of, prepared
+from federating import EXACT, TINY, PlainLoop, Size, federation_of, prepared
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -27,36 +29,34 @@ from measuring import Outcome, apart, timed
 from affect.config import Experiment, RayConfig
 
 GOAL_TIMES = 10
-WORKERS, ROUNDS = 2, 2
-_CLOSE = 1e-5
-"""Flower adds replies up in the order in which they come, and in single precision."""
+WORKERS, ROUNDS, COHORT_CLIENTS = 2, 3, 20
 
 
 def measure(folder: Path, quick: bool) -> Outcome:
-    """Seconds a round of 1000 tiny clients: loop, in process, Ray in cohorts, Flower's simulation.
+    """Seconds a round of 1000 tiny clients by each, processes being as many as Flower's actors.
 
     The rounds of the simulation cannot take turns with others: it is measured at the end.
     """
-    size = MANY.shrunk() if quick else MANY
-    settings = {**dataclasses.asdict(size), "ray_workers": WORKERS}
+    size = TINY.shrunk() if quick else TINY
+    settings = {**dataclasses.asdict(size), "workers": WORKERS, "cohort_clients": COHORT_CLIENTS}
     goal = f"in process at least {GOAL_TIMES} times faster than Flower's simulation"
     if importlib.util.find_spec("ray") is None:
         return Outcome(goal, None, "install affect[simulation]", 0, settings, {}, {})
     ours = apart("simulating:ours", folder, size)
     stock = apart("simulating:stock", folder, size)
-    equal = ours["equal"] and bool(np.allclose(ours["model"], stock["model"], atol=_CLOSE))
+    equal = ours["equal"] and bool(np.allclose(ours["model"], stock["model"], atol=EXACT))
     samples = {**ours["samples"], "flower": stock["seconds"]}
     median = {f"{name}_s": statistics.median(taken) for name, taken in samples.items()}
-    times = median["flower_s"] / median["inprocess_s"]
+    times = {name: median["flower_s"] / median[f"{name}_s"] for name in ours["samples"]}
+    said = ", ".join(f"{name.replace('_', ' ')} {median[f'{name}_s']:.2f}" for name in samples)
     return Outcome(
         goal=goal,
-        met=times >= GOAL_TIMES and equal,
-        summary=f"{times:.1f} times; seconds a round: loop {median['loop_s']:.2f}, in process "
-        f"{median['inprocess_s']:.2f}, Ray in {WORKERS} cohorts {median['ray_s']:.2f}, Flower's "
-        f"simulation {median['flower_s']:.2f}; models {'equal' if equal else 'differ'}",
+        met=times["cohorts"] >= GOAL_TIMES and equal,
+        summary=f"{times['cohorts']:.1f} times in cohorts, {times['processes']:.1f} one client "
+        f"after another; seconds a round: {said}; models {'equal' if equal else 'differ'}",
         repeats=ROUNDS,
         settings=settings,
-        median={**median, "times": times, "equal_models": equal},
+        median={**median, **{f"{n}_times": v for n, v in times.items()}, "equal_models": equal},
         samples=samples,
     )
 
@@ -65,33 +65,40 @@ def ours(folder: Path, size: Size) -> dict[str, Any]:
     """Seconds of rounds in turns; the first warms up."""
     experiment, held, preparation = prepared(folder, size)
     loop = PlainLoop(experiment, held, preparation)
-    arguments = held, preparation
-    with (
-        federation_of(1, folder, experiment, *arguments) as inprocess,
-        federation_of(WORKERS, folder, _on_ray(experiment), *arguments) as ray,
-    ):
-        coming = {"inprocess": inprocess, "ray": ray}
-        samples: dict[str, list[float]] = {"loop": [], **{name: [] for name in coming}}
-        models: list[np.ndarray] = []
+    kinds = {
+        "one_worker": (1, {}),
+        "processes": (WORKERS, {}),
+        "cohorts": (WORKERS, {"cohort_clients": COHORT_CLIENTS}),
+        "ray_in_two_messages": (WORKERS, {"engine": "ray", "ray": RayConfig(cohorts=WORKERS)}),
+    }
+    samples: dict[str, list[float]] = {"loop": [], **{name: [] for name in kinds}}
+    models: dict[str, np.ndarray] = {}
+    with ExitStack() as stack:
+        coming = {
+            name: stack.enter_context(
+                federation_of(workers, folder, _changed(experiment, change), held, preparation)
+            )
+            for name, (workers, change) in kinds.items()
+        }
         for number in range(ROUNDS + 1):
             taken = {"loop": timed(loop.round)}
             for name, rounds in coming.items():
-                taken[name] = timed(lambda rounds=rounds: models.append(_model(rounds)))
+                start_s = time.perf_counter()
+                models[name] = next(rounds).state.parameters
+                taken[name] = time.perf_counter() - start_s
             for name, seconds in taken.items():
                 samples[name] += [seconds] if number else []
-    equal = all(np.array_equal(model, loop.parameters) for model in models[-len(coming) :])
+    together = models.pop("cohorts")  # which is equal within rounding
+    equal = bool(np.allclose(together, loop.parameters, atol=EXACT)) and all(
+        np.array_equal(model, loop.parameters) for model in models.values()
+    )
     return {"samples": samples, "model": loop.parameters, "equal": equal}
 
 
-def _on_ray(experiment: Experiment) -> Experiment:
-    chosen = dataclasses.replace(
-        experiment.federation, engine="ray", ray=RayConfig(cohorts=WORKERS)
+def _changed(experiment: Experiment, change: dict[str, Any]) -> Experiment:
+    return dataclasses.replace(
+        experiment, federation=dataclasses.replace(experiment.federation, **change)
     )
-    return dataclasses.replace(experiment, federation=chosen)
-
-
-def _model(rounds: Any) -> np.ndarray:
-    return next(rounds).state.parameters
 
 
 def stock(folder: Path, size: Size) -> dict[str, Any]:
