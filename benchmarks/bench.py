@@ -39,9 +39,13 @@ ITEMS = {
     "cohort": "federating:measure_cohort",
     "reading": "caching:measure_reading",
     "listing": "caching:measure_listing",
+    "staging": "caching:measure_staging",
     "memory": "footprint:measure_memory",
     "scaling": "footprint:measure_scaling",
     "start": "starting:measure",
+    "restart": "resuming:measure",
+    "submission": "submitting:measure",
+    "sweep": "sweeping:measure",
 }
 """An item's name and the `module:function` that measures it, given a folder and `quick`,
 and for level 1 what was `Given`."""

@@ -1,18 +1,21 @@
-"""Reading recordings from a cache, and listing a cache; files are in the system's page cache."""
+"""Reading, listing and staging a cache whose files are in the system's page cache."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 import torch
-from measuring import Outcome, seconds_of, write_corpus
+from measuring import Outcome, seconds_of, timed, write_corpus
 from torch import Tensor
 
 from affect import store
 from affect.config import DataConfig
 from affect.data.preparation import Preparation, SeriesCache, prepare
+from affect.data.staging import VARIABLE, staged
 from affect.store import Entry
 
 GOAL_S = 1.0
@@ -66,6 +69,51 @@ def measure_listing(folder: Path, quick: bool) -> Outcome:
         median={"entries_s": median_s},
         samples={"entries_s": samples},
     )
+
+
+def measure_staging(folder: Path, quick: bool) -> Outcome:
+    """Seconds of the first job on a node that copies a cache to its disk, against `cp -r`."""
+    long, short = folder / "long", folder / "short"
+    write_corpus(long, 2 if quick else 27, 20.0 if quick else 300.0)
+    _write_copies(short, 200 if quick else 2000)
+    repeats = 1 if quick else REPEATS
+    samples: dict[str, list[float]] = {}
+    for cache in (long, short):
+        entries = store.entries(cache)
+        for number in range(repeats + 1):
+            taken = {
+                "staged": timed(lambda: _stage(entries, folder / "staged")),  # noqa: B023
+                "cp": timed(lambda: _cp(cache, folder / "copied")),  # noqa: B023
+            }
+            shutil.rmtree(folder / "staged")
+            shutil.rmtree(folder / "copied")
+            for name, seconds in taken.items():
+                samples.setdefault(f"{cache.name}_{name}_s", []).extend([seconds] if number else [])
+    median = {name: statistics.median(values) for name, values in samples.items()}
+    speed = {
+        name: median[f"{name}_cp_s"] / median[f"{name}_staged_s"] for name in ("long", "short")
+    }
+    return Outcome(
+        goal="at the disk's speed",
+        met=None,
+        summary=f"{speed['long']:.2f} of the speed of `cp -r` with long recordings "
+        f"({median['long_staged_s']:.2f} s), {speed['short']:.2f} with 2000 tiny ones "
+        f"({median['short_staged_s']:.2f} s)",
+        repeats=repeats,
+        settings={"long": len(store.entries(long)), "short": len(store.entries(short))},
+        median={**median, **{f"{name}_speed": value for name, value in speed.items()}},
+        samples=samples,
+    )
+
+
+def _stage(entries: list[Entry], folder: Path) -> None:
+    os.environ[VARIABLE] = str(folder)
+    if not all(entry.path.is_relative_to(folder) for entry in staged(entries)):
+        raise RuntimeError("nothing was staged")
+
+
+def _cp(cache: Path, folder: Path) -> None:
+    subprocess.run(["cp", "-r", cache, folder], check=True)
 
 
 def _as_stored(entries: list[Entry]) -> list[Tensor]:
