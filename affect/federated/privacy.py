@@ -116,14 +116,36 @@ def released(
         change, small = clipped(update.parameters, start, norm)
         total += change
         within += small - _CENTRE
-    noise, counting_noise = noise_multipliers(config, expected)
-    total += generator.normal(0.0, noise * norm, len(start))
+    combined = private_mean(total, start, expected, norm, config, generator)
     if config.clipping == "adaptive":
+        _, counting_noise = noise_multipliers(config, expected)
         share = (within + generator.normal(0.0, counting_noise)) / expected + _CENTRE
         next_norm = _adapted(norm, share, config)
     else:
         next_norm = norm
-    return Released(start + total / expected, next_norm)
+    return Released(combined, next_norm)
+
+
+def private_mean(
+    total: Float64[np.ndarray, " P"],
+    start: Float32[np.ndarray, " P"],
+    expected: int,
+    norm: float,
+    config: PrivacyConfig,
+    generator: np.random.Generator,
+) -> Float64[np.ndarray, " P"]:
+    """The model that clipped updates lead to, noised.
+
+    Args:
+        total: the sum of the updates.
+        start: the round's first model.
+        expected: clients a round, on average.
+        norm: at which updates were clipped.
+        config: the noise.
+        generator: of the noise.
+    """
+    noise, _ = noise_multipliers(config, expected)
+    return start + (total + generator.normal(0.0, noise * norm, len(start))) / expected
 
 
 def _adapted(norm: float, share: float, config: PrivacyConfig) -> float:

@@ -127,7 +127,7 @@ def step(
 
     `fedavgm` is Hsu, Qi and Brown (2019), "Measuring the Effects of Non-Identical Data
     Distribution for Federated Visual Classification"; `fedadam` and `fedyogi` are algorithm 2 of
-    Reddi et al. (2021), "Adaptive Federated Optimization", ICLR.
+    Reddi et al. (2021), "Adaptive Federated Optimization", ICLR, from second moments of 0.
 
     Args:
         current: the round's first model.

@@ -114,7 +114,7 @@ def _costs(runs: Sequence[Standing]) -> list[tuple[str, list[str]]]:
         ("sent by clients", of_federated(lambda run: size(run.bytes_sent))),
         ("received by clients", of_federated(lambda run: size(run.bytes_received))),
         ("wall time", [duration(run.wall_time_s) for run in runs]),
-        ("peak memory", [f"{run.peak_memory_mib:,.0f} MiB" for run in runs]),
+        ("peak memory, workers left out", [f"{run.peak_memory_mib:,.0f} MiB" for run in runs]),
         ("privacy spent", [_privacy(run) for run in runs]),
     ]
     return [row for row in rows if any(cell != NONE for cell in row[1])]

@@ -201,7 +201,7 @@ class Stopwatch:
         self._start_s = time.monotonic()
 
     def reading(self) -> dict[str, float]:
-        """`wall_time_s` so far and `peak_memory_mib` of this process."""
+        """`wall_time_s` so far and `peak_memory_mib` of this process, without its workers."""
         elapsed_s = self._before_s + time.monotonic() - self._start_s
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {"wall_time_s": round(elapsed_s, 3), "peak_memory_mib": round(peak_kib / 1024, 1)}

@@ -13,7 +13,7 @@ from affect import metrics
 from affect.config import FederationConfig, SecureAggregationConfig
 from affect.federated.messages import Masked
 from affect.federated.population import Client
-from affect.federated.privacy import noise_multipliers
+from affect.federated.privacy import private_mean
 from affect.federated.secure.numbers import pooled
 from affect.training.scores import phase_scores
 
@@ -49,7 +49,7 @@ class Outcome:
         config: FederationConfig,
         generator: np.random.Generator,
     ) -> Float64[np.ndarray, " P"]:
-        """The clients' models in one; under `central` noised, as `privacy.released`.
+        """The clients' models in one; under `central` noised.
 
         Args:
             start: the round's first model.
@@ -59,11 +59,8 @@ class Outcome:
         """
         if config.privacy.mode != "central":
             return start + self._pooled.change / self._pooled.weight
-        noise, _ = noise_multipliers(config.privacy, expected)
-        deviation = noise * config.privacy.clipping_norm
-        return (
-            start + (self._pooled.change + generator.normal(0.0, deviation, len(start))) / expected
-        )
+        norm, change = config.privacy.clipping_norm, self._pooled.change
+        return private_mean(change, start, expected, norm, config.privacy, generator)
 
     def scores(self, phase: str) -> dict[str, float]:
         """Scores over all clients in the sum, under the keys that every mode shares."""
