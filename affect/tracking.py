@@ -272,7 +272,7 @@ def require_server() -> None:
 
     known, url = key(), server().rstrip("/")
     if not known:
-        raise UserError(f"no key for {url}: `wandb login`, or export WANDB_API_KEY")
+        raise UserError(f"no key for W&B's server {url}: `wandb login`, or export WANDB_API_KEY")
     try:
         answer = httpx.post(
             f"{url}/graphql", auth=("api", known), json={"query": _VIEWER}, timeout=_PATIENCE_S

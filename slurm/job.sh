@@ -1,5 +1,6 @@
 # Read by the batch scripts: where things are, and `run`, a step that gives way and goes on.
 set -euo pipefail
+[ $# -gt 0 ] || { echo "affect: error: give arguments, as at the script's top" >&2; exit 2; }
 home="${AFFECT_HOME:-$SLURM_SUBMIT_DIR}"
 [ ! -d "$home/.venv/bin" ] || PATH="$home/.venv/bin:$PATH"
 export PATH

@@ -207,6 +207,29 @@ def test_set_up_lines_and_variables_stand_before_the_scripts_own(toy):
     assert "export AFFECT_COMMAND='apptainer exec a.sif affect'" in before
 
 
+def test_a_set_up_line_that_fails_ends_the_job():
+    asked = Profile(setup=("first=1", "source /nowhere/activate", "echo later"))
+    filled = submission.script_of(submission.Submission("fit", "j", ("x",)), asked)
+    before = filled.partition('. "${AFFECT_HOME')[0]
+    done = subprocess.run(["bash"], input=before, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    told = done.stderr.splitlines()[-1]
+    assert told == ("affect: error: a set-up line of the profile failed: source /nowhere/activate")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_script_by_hand_says_where_it_wants_to_be_started(kind, tmp_path):
+    done = subprocess.run(
+        ["bash", script.HOME / "slurm" / f"{kind}.sbatch", "x"],
+        env={"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("or export AFFECT_HOME, its path\n")
+
+
 # --- chains ----------------------------------------------------------------------------------
 
 
@@ -217,8 +240,9 @@ def planned(kind, *arguments, after=(), videos=None, **array):
 def test_seeds_folds_and_indices_become_arrays(toy):
     (seeds,) = planned("fit", "toy.yaml", seeds="0-4")
     assert (seeds.array, seeds.arguments) == ("0-4", ("toy.yaml", "--seed=%a"))
-    (folds,) = planned("federate", "-c", "toy.yaml", folds="0-2%1")
-    assert (folds.array, folds.arguments) == ("0-2%1", ("toy.yaml", "--data.split.fold=%a"))
+    kfold = ("toy.yaml", "--data.split.kind=kfold")
+    (folds,) = planned("federate", "-c", *kfold, folds="0-2%1")
+    assert (folds.array, folds.arguments) == ("0-2%1", (*kfold, "--data.split.fold=%a"))
     (free,) = planned("fit", "toy.yaml", "--model.layers=%a", indices="1,3")
     assert (free.array, free.arguments) == ("1,3", ("toy.yaml", "--model.layers=%a"))
     (shards,) = planned("extract", "videos", "--cache", "cache", shards=16)
@@ -240,6 +264,14 @@ def test_the_whole_study_is_a_chain(toy):
     assert chain[3].arguments == ("fit-toy", "federate-toy", "--out", "a.html")
 
 
+ENDLESS = """
+method: random
+command: [affect, fit, -c, toy.yaml, "${args}"]
+metric: {name: val/ccc/mean, goal: maximize}
+parameters: {optimizer.lr: {min: 0.001, max: 0.1}}
+"""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -248,6 +280,16 @@ def test_the_whole_study_is_a_chain(toy):
         (["fit", "toy.yaml", "--model.hiden_size=3"], "did you mean 'model.hidden_size'?"),
         (["fit", "toy.yaml", "--seeds", "0-1", "--folds", "0-1"], "give one of them"),
         (["fit", "toy.yaml", "--seeds", "zero"], "'zero' is no array"),
+        (["fit", "toy.yaml", "--folds", "0-1"], "data.split.kind ratio has a single fold"),
+        (["fit", "toy.yaml", "--seeds", "0-1", "--seed=3"], "--seed is given, and an array"),
+        (["fit", "toy.yaml", "--seed=%a"], "%a stands for an array's index: give --array"),
+        (["sweep", "absent.yaml"], "sweep file absent.yaml does not exist"),
+        (["sweep", "toy.yaml"], "this is an experiment, not a sweep file"),
+        (["sweep", "endless.yaml"], "never ends by itself: give --count N"),
+        (["sweep", "endless.yaml", "--coun=3"], "unrecognized arguments: --coun=3"),
+        (["extract", "absent", "--cache", "cache"], "no such file or folder: absent"),
+        (["extract", "toy.yaml"], "the following arguments are required: --cache"),
+        (["all", "toy.yaml", "--videos", "absent"], "no such file or folder: absent"),
         (["fit", "toy.yaml", "--videos", "v"], "--videos is for `affect submit all`"),
         (["fit", "toy.yaml", "--sbatch=exclude"], "'exclude' is no option of sbatch"),
         (["fit", "toy.yaml", "--time", "soon"], "'soon' is no time limit"),
@@ -255,6 +297,7 @@ def test_the_whole_study_is_a_chain(toy):
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_queued(capsys, toy, arguments, message):
+    Path("endless.yaml").write_text(ENDLESS)
     status, out, err = run(capsys, "submit", *arguments, "--dry-run")
     assert (status, out) == (2, "")
     assert message in err
@@ -365,6 +408,22 @@ def test_the_doctor_says_of_everything_whether_it_is_there(capsys, toy, monkeypa
     }
     assert told["OpenFace"]["state"] == told["GPUs"]["state"] == "missing"
     assert all(item["advice"] for item in told.values() if item["state"] == "missing")
+
+
+def test_the_doctor_misses_a_gpu_that_slurm_has_given(monkeypatch, no_slurm):
+    assert findings()["GPUs"].state == "missing"
+    monkeypatch.setenv("SLURM_JOB_GPUS", "1")
+    found = findings()["GPUs"]
+    assert (found.state, found.detail) == ("broken", "SLURM gave GPU 1, no nvidia-smi")
+
+
+def test_the_doctor_doubts_a_scratch_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    for scratch, said in ((tmp_path / "x", "does not exist"), ("$NOWHERE/a", "is not set")):
+        found = findings(Profile(scratch=str(scratch)))["scratch"]
+        assert found.state == "missing"
+        assert said in found.detail
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_doctor_ends_with_2_where_something_is_broken(capsys, toy, monkeypatch):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
-from affect.cli.command import Command, Result, path_of
+from affect.cli import corpora, training
+from affect.cli.command import Command, Parser, Result, path_of
 from affect.cli.output import complain, lines_of, table_of
+from affect.errors import UserError
 
 
 def _configure_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kind",
         choices=("fit", "federate", "extract", "sweep", "compare", "all"),
-        help="the command to submit; all: extract (with --videos), fit and federate, compare",
+        help="the command to submit; all: extract (--videos), fit and federate, compare",
     )
     parser.usage = "affect submit KIND ARGUMENTS... [options]"
     parser.epilog = (
-        "ARGUMENTS are those of the command itself, such as EXPERIMENT.yaml --model.layers=2; %%a "
+        "ARGUMENTS are those of the command itself, such as EXPERIMENT.yaml --model.layers=2; %a "
         "in them is the array's index."
     )
     resources = parser.add_argument_group("what the job asks for, over the profile")
@@ -41,7 +44,9 @@ def _configure_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--after", action="append", default=[], metavar="JOB", help="wait for its success"
     )
-    parser.add_argument("--videos", type=path_of, help="all: extract these first")
+    parser.add_argument(
+        "--videos", type=path_of, help="all: extract these first, by default options"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the scripts and end")
 
 
@@ -54,14 +59,46 @@ def _submit(options: argparse.Namespace) -> Result:
     array = Array(options.seeds, options.folds, options.array, options.shards, options.agents)
     given = options.experiment_arguments
     jobs = plan(options.kind, given, array, after=options.after, videos=options.videos)
+    _refuse_unrunnable(options.kind, given, options.videos)
     if options.dry_run:
         scripts = {job.name: script_of(job, profile, options.nodes) for job in jobs}
         return Result("\n".join(scripts.values()).rstrip("\n"), {"scripts": scripts})
     ids = submit(jobs, profile, options.nodes)
+    for out, file in (pair for job in jobs for pair in pairwise(job.arguments)):
+        if out == "--out":
+            complain(f"the comparison will be in {file}")
     return Result(table_of(("name", "job"), ids.items()), {"jobs": ids})
 
 
+def _refuse_unrunnable(kind: str, given: Sequence[str], videos: Path | None) -> None:
+    """Refuse what would fail in the job: arguments of `extract` and `sweep`, and missing files.
+
+    Experiments were read when the jobs were planned.
+    """
+    sources = [] if videos is None else [videos]
+    if kind == "extract":
+        sources = _parsed("extract", corpora.COMMANDS["extract"], given).videos
+    if kind == "sweep":
+        from affect.sweep.run import require_runnable
+
+        sweep = _parsed("sweep", training.COMMANDS["sweep"], given)
+        if sweep.file is None:
+            raise UserError("submit sweep takes a FILE; --folder names a sweep to go on with")
+        require_runnable(sweep.file, sweep.count)
+    missing = [path for path in sources if "%a" not in str(path) and not path.exists()]
+    if missing:
+        raise UserError(f"no such file or folder: {missing[0]}")
+
+
+def _parsed(name: str, command: Command, given: Sequence[str]) -> argparse.Namespace:
+    """Arguments as the command itself will read them."""
+    parser = Parser(prog=f"affect {name}", allow_abbrev=False)
+    command.configure(parser)
+    return parser.parse_args(given)
+
+
 def _configure_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("numbers", nargs="*", metavar="JOB", help="these alone, such as 12 or 12_3")
     parser.add_argument(
         "--folder", type=path_of, help="of the jobs' states (default: the profile's)"
     )
@@ -72,7 +109,12 @@ def _jobs(options: argparse.Namespace) -> Result:
     from affect.cluster import jobs, profile
 
     folder = options.folder or Path(profile.load(options.profile).jobs).expanduser()
-    found = jobs.jobs(folder)
+    wanted = set(options.numbers)
+    found = [
+        job
+        for job in jobs.jobs(folder)
+        if not wanted or wanted & {job.id, job.id.partition("_")[0]}
+    ]
     rows = [
         (
             *(job.id, job.name, job.state, str(job.restarts), job.progress),

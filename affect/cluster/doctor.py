@@ -20,6 +20,7 @@ from affect.files import require_writable
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 _LITTLE_GB = 5
+_GIVEN = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 _SITE = ("MaxArraySize", "MaxJobCount", "PreemptMode", "AccountingStorageType")
 
 
@@ -64,6 +65,10 @@ def _found(what: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _gpus() -> Finding:
+    given = next(filter(None, map(os.environ.get, _GIVEN)), None)
+    if shutil.which("nvidia-smi") is None and given:
+        advice = "ask who runs the machine; in a container, start it with --nv"
+        return Finding("GPUs", BROKEN, f"SLURM gave GPU {given}, no nvidia-smi", advice)
     if shutil.which("nvidia-smi") is None:
         advice = "fine on a login node and for CPU work; else ask for one: --gpus 1"
         return Finding("GPUs", MISSING, "no nvidia-smi", advice)
@@ -176,6 +181,12 @@ def _openface() -> Finding:
 
 def _scratch(profile: Profile) -> Finding:
     folder = scratch_of(profile, os.environ)
+    if profile.scratch and "$" in Template(profile.scratch).safe_substitute(os.environ):
+        advice = "fine where jobs have what it names; else mend it in the profile"
+        return Finding("scratch", MISSING, f"{profile.scratch} is not set, {folder} then", advice)
+    if not folder.exists():
+        advice = "jobs make it where they may; is that the node's own disk?"
+        return Finding("scratch", MISSING, f"{folder} does not exist here", advice)
     require_writable(folder)
     free_gb = shutil.disk_usage(folder).free / 1e9
     detail = f"{folder}: {free_gb:.1f} GB free"

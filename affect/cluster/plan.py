@@ -12,6 +12,8 @@ from affect.cluster.submission import Submission
 from affect.config import Experiment
 from affect.errors import UserError
 
+REPORT = "report.html"
+_ONE_FOLD = ("ratio", "listed")
 KINDS = ("fit", "federate", "extract", "sweep", "compare", "all")
 
 
@@ -73,7 +75,10 @@ def _training(
     kind: str, arguments: tuple[str, ...], array: Array, after: tuple[str, ...]
 ) -> Submission:
     given, indices = _spread(arguments, array)
-    name = f"{kind}-{_experiment(given, indices).name}"
+    experiment = _experiment(given, indices)
+    if array.folds and experiment.data.split.kind in _ONE_FOLD:
+        raise UserError(f"--folds: data.split.kind {experiment.data.split.kind} has a single fold")
+    name = f"{kind}-{experiment.name}"
     return Submission(kind, name, given, indices, after)
 
 
@@ -107,7 +112,7 @@ def _all(
 def _without_out(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The experiment's arguments, and `--out FILE` of the comparison, a page by default."""
     if "--out" not in arguments:
-        return arguments, ("--out", "report.html")
+        return arguments, ("--out", REPORT)
     at = arguments.index("--out")
     return arguments[:at] + arguments[at + 2 :], arguments[at : at + 2]
 
@@ -118,10 +123,15 @@ def _spread(arguments: tuple[str, ...], array: Array) -> tuple[tuple[str, ...], 
     ways = {"--seed=%a": array.seeds, "--data.split.fold=%a": array.folds, "": array.indices}
     given = {flag: indices for flag, indices in ways.items() if indices}
     if not given:
+        if any("%a" in argument for argument in arguments):
+            raise UserError("%a stands for an array's index: give --array, such as --array=0-4")
         return arguments, ""
     if len(given) > 1:
         raise UserError("an array runs over seeds, folds or --array: give one of them")
     ((flag, indices),) = given.items()
+    key = flag.partition("=")[0]
+    if key in {argument.partition("=")[0] for argument in arguments}:
+        raise UserError(f"{key} is given, and an array over it: leave one of them out")
     return (*arguments, *([flag] if flag else [])), indices
 
 

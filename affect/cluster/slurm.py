@@ -59,6 +59,14 @@ def submit(script: str) -> str:
     return call("sbatch", "--parsable", text=script).strip().partition(";")[0]
 
 
+def knows(job: str) -> bool:
+    """Whether SLURM remembers a job, queued, running or over."""
+    try:
+        return bool(call("squeue", "--noheader", "--states=all", "--format=%i", f"--jobs={job}"))
+    except UserError:
+        return False
+
+
 def partitions() -> list[str]:
     """The names of all partitions that this user may see.
 

@@ -68,9 +68,11 @@ def submit(jobs: Sequence[Submission], profile: Profile, nodes: int = 1) -> dict
     """Submit a chain of jobs and return their ids by their names.
 
     Raises:
-        UserError: SLURM refuses one; those before it are named, and stay.
+        UserError: one waits for a job that nobody knows; or SLURM refuses one: those before it
+            are named, and stay.
     """
     require_writable(_folder(profile))
+    _refuse_unknown(jobs, profile)
     ids: dict[str, str] = {}
     for job in jobs:
         named = _resolved(job, ids)
@@ -81,6 +83,15 @@ def submit(jobs: Sequence[Submission], profile: Profile, nodes: int = 1) -> dict
             raise UserError(f"{error}; submitted before it: {before}" if ids else error) from None
         _record(named, ids[job.name], profile)
     return ids
+
+
+def _refuse_unknown(jobs: Sequence[Submission], profile: Profile) -> None:
+    """Refuse to wait for jobs that there are not, for which SLURM would not wait."""
+    names = {job.name for job in jobs}
+    for number in {number for job in jobs for number in job.after} - names:
+        known = (_folder(profile) / number.partition("_")[0]).is_dir()
+        if slurm.present() and not known and not slurm.knows(number):
+            raise UserError(f"SLURM knows no job {number}: see `affect jobs`")
 
 
 def _resolved(job: Submission, ids: Mapping[str, str]) -> Submission:
@@ -101,7 +112,7 @@ def _of_job(job: Submission, profile: Profile) -> dict[str, str | None]:
     chained = {"dependency": f"afterok:{':'.join(job.after)}", "kill-on-invalid-dep": "yes"}
     return {
         "job-name": job.name,
-        "output": str(_folder(profile) / "%x-%j.out"),
+        "output": str(_folder(profile) / ("%x-%A_%a.out" if job.array else "%x-%j.out")),
         "array": job.array or None,
         **(chained if job.after else {}),
     }
@@ -134,7 +145,15 @@ def _setup(job: Submission, profile: Profile) -> list[str]:
     lines = [f"export {name}={shlex.quote(text)}" for name, text in variables.items() if text]
     if profile.scratch:
         lines.append(f'export AFFECT_SCRATCH="{profile.scratch}"')  # the job's shell expands it
-    return [*lines, *profile.setup]
+    return [*lines, *_guarded(profile.setup)]
+
+
+def _guarded(lines: Sequence[str]) -> list[str]:
+    """Lines of the site's, of which the first that fails ends the job."""
+    if not lines:
+        return []
+    complaint = "affect: error: a set-up line of the profile failed: $BASH_COMMAND"
+    return [f"trap 'echo \"{complaint}\" >&2; exit 2' ERR", *lines, "trap - ERR"]
 
 
 def _refuse_short(time: str, signal_s: int) -> None:

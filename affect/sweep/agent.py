@@ -219,13 +219,12 @@ class Agent:
 
 
 def limit(file: SweepFile, most: int | None) -> float:
-    """How many trials there are to be in all.
+    """How many trials there are to be in all: `run_cap`, unless the command line says otherwise.
 
     Raises:
         UserError: there would be no end.
     """
-    asked = [cap for cap in (most, file.run_cap) if cap is not None]
-    least = min([size(file.space), *asked])
+    least = min(size(file.space), most or file.run_cap or inf)
     if least == inf:
         raise UserError(f"method {file.method} never ends by itself: give --count N")
     return least

@@ -19,6 +19,8 @@ _KEYS = {
     *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap"),
     *("name", "description", "project", "entity", "apiVersion", "kind"),
 }
+_EXPERIMENTS = {"data", "model", "trainer"}
+"""Keys that experiments have and sweep files do not."""
 _ELSEWHERE = {
     "controller": "this command is the controller",
     "scheduler": "W&B's server runs schedulers",
@@ -114,6 +116,8 @@ def parse(text: str, name: str) -> SweepFile:
 
 def _sweep(content: Any) -> SweepFile:
     content = _mapping(content, "a sweep file")
+    if "parameters" not in content and content.keys() & _EXPERIMENTS:
+        raise UserError("this is an experiment, not a sweep file: see experiments/sweeps/")
     for key in content:
         if key in _ELSEWHERE:
             raise UserError(f"{key} is not supported: {_ELSEWHERE[key]}; leave it out")

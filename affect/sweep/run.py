@@ -62,6 +62,7 @@ def run(
             return _counted(sweep)
         from affect.sweep.summary import summarise, to_table
 
+        tell("the best trial is tested")
         summary = summarise(sweep)
     return to_table(summary), summary.to_json()
 
@@ -84,9 +85,22 @@ def _opened(
     if file is None:
         sweep = open_sweep(folder or Path())
         return sweep, _runnable(sweep.file, count or sweep.count)
-    text = _text(file)
-    experiment = _runnable(files.parse(text, str(file)), count)
+    text, experiment = require_runnable(file, count)
     return create(folder, text, str(file), seed=seed, count=count), experiment
+
+
+def require_runnable(file: Path, count: int | None) -> tuple[str, Experiment]:
+    """A sweep file's text, and the experiment of its first configuration.
+
+    Args:
+        file: the sweep's.
+        count: as in `run`.
+
+    Raises:
+        UserError: as `run`, of what the file alone tells.
+    """
+    text = _text(file)
+    return text, _runnable(files.parse(text, str(file)), count)
 
 
 def _runnable(file: SweepFile, count: int | None) -> Experiment:
