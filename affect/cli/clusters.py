@@ -45,7 +45,7 @@ def _configure_submit(parser: argparse.ArgumentParser) -> None:
         "--after", action="append", default=[], metavar="JOB", help="wait for its success"
     )
     parser.add_argument(
-        "--videos", type=path_of, help="all: extract these first, by default options"
+        "--videos", type=path_of, help="all: extract these first, with defaults"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the scripts and end")
 

@@ -137,7 +137,7 @@ def to_table(summary: Summary) -> Table:
 
 def _cell(parameter: Parameter, trial: Trial) -> str:
     value = parameter.value(trial.point[parameter.key])
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _write_experiment(sweep: Sweep, best: Trial) -> Path:
