@@ -101,8 +101,8 @@ def touch(folder: Path) -> None:
 
 def own_host(folder: Path) -> bool:
     """Whether all claims of a folder were made on this machine."""
-    owners = (json.loads(claim.read_text()) for claim in _claims(folder))
-    return all(owner["host"] == socket.gethostname() for owner in owners)
+    owners = (_owner(claim) for claim in _claims(folder))
+    return all(owner.get("host") == socket.gethostname() for owner in owners)
 
 
 def created(path: Path, content: str) -> bool:
@@ -146,16 +146,24 @@ def _alive(claim: Path, now_s: float) -> bool:
     if _release_of(claim).exists():
         return False
     try:
-        owner = json.loads(claim.read_text())
         age_s = now_s - claim.stat().st_mtime
-    except (OSError, ValueError):
+    except OSError:
         return True  # on a network's file system it may not be there yet
-    me = _myself()
+    owner, me = _owner(claim), _myself()
     if owner.get("machine") and owner["machine"] == me["machine"]:
         return _birth(owner["pid"]) == owner["birth"]
     if owner.get("job") and owner["job"] == me["job"] and owner["start"] < me["start"]:
         return False
     return age_s < STALE_S
+
+
+def _owner(claim: Path) -> dict[str, Any]:
+    """What a claim tells; nothing where it cannot be read, or not yet."""
+    try:
+        told = json.loads(claim.read_text())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and told.keys() >= _myself().keys() else {}
 
 
 def _myself() -> dict[str, Any]:

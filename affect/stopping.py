@@ -33,7 +33,7 @@ def stopping(message: str) -> Iterator[None]:
 
 @contextmanager
 def giving_way(message: str = "") -> Iterator[None]:
-    """SIGTERM and SIGUSR1, by which a cluster asks for its machine, end the block.
+    """SIGTERM and SIGUSR1, by which a cluster asks for its machine, and SIGHUP end the block.
 
     Args:
         message: what stays, and how to go on; without one that of whatever ends the block.
@@ -48,12 +48,26 @@ def giving_way(message: str = "") -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise Preempted
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    numbers = [signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, give_way) for number in numbers}
     try:
         yield
     except KeyboardInterrupt as stop:
         raise (type(stop)(message) if message else stop) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """No signal that asks for an end is heard until the block, which ends soon, has tidied away."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
-from affect.cli import corpora, training
-from affect.cli.command import Command, Parser, Result, path_of
+from affect.cli import corpora, reports, training
+from affect.cli.command import Command, Parser, Result, at_least, path_of
 from affect.cli.output import complain, lines_of, table_of
 from affect.errors import UserError
 
@@ -28,9 +28,11 @@ def _configure_submit(parser: argparse.ArgumentParser) -> None:
     resources = parser.add_argument_group("what the job asks for, over the profile")
     for name in ("partition", "account", "qos", "constraint", "time", "memory"):
         resources.add_argument(f"--{name}")
-    for name, what in (("gpus", "of a node"), ("cpus", "cores of a task")):
-        resources.add_argument(f"--{name}", type=int, metavar="N", help=what)
-    resources.add_argument("--nodes", type=int, default=1, metavar="N", help="of fit, federate")
+    for name, what, least in (("gpus", "of a node", 0), ("cpus", "cores of a task", 1)):
+        resources.add_argument(f"--{name}", type=at_least(least), metavar="N", help=what)
+    resources.add_argument(
+        "--nodes", type=at_least(1), default=1, metavar="N", help="of fit, federate"
+    )
     resources.add_argument(
         "--sbatch", action="append", metavar="FLAG", help="a further option: --sbatch=--exclude=n7"
     )
@@ -38,15 +40,14 @@ def _configure_submit(parser: argparse.ArgumentParser) -> None:
     for name, what in (("seeds", "0-4: --seed"), ("folds", "0-4: --data.split.fold")):
         arrays.add_argument(f"--{name}", default="", metavar="INDICES", help=what)
     arrays.add_argument("--array", default="", metavar="INDICES", help="0-99%%10: ten at once")
-    arrays.add_argument("--shards", type=int, default=8, help="of extract (%(default)s)")
-    arrays.add_argument("--agents", type=int, default=4, help="of sweep (%(default)s)")
+    for name, default, what in (("shards", 8, "of extract"), ("agents", 4, "of sweep")):
+        about = f"{what} (%(default)s)"
+        arrays.add_argument(f"--{name}", type=at_least(1), default=default, help=about)
     parser.add_argument("--profile", type=path_of, help="YAML of the cluster (or AFFECT_PROFILE)")
     parser.add_argument(
         "--after", action="append", default=[], metavar="JOB", help="wait for its success"
     )
-    parser.add_argument(
-        "--videos", type=path_of, help="all: extract these first, with defaults"
-    )
+    parser.add_argument("--videos", type=path_of, help="all: extract these first, with defaults")
     parser.add_argument("--dry-run", action="store_true", help="print the scripts and end")
 
 
@@ -71,13 +72,16 @@ def _submit(options: argparse.Namespace) -> Result:
 
 
 def _refuse_unrunnable(kind: str, given: Sequence[str], videos: Path | None) -> None:
-    """Refuse what would fail in the job: arguments of `extract` and `sweep`, and missing files.
+    """Refuse what would fail in the job: arguments that its command refuses, and missing files.
 
     Experiments were read when the jobs were planned.
     """
     sources = [] if videos is None else [videos]
     if kind == "extract":
         sources = _parsed("extract", corpora.COMMANDS["extract"], given).videos
+    if kind == "compare":
+        runs = _parsed("compare", reports.COMMANDS["compare"], given).runs
+        sources = [run for run in runs if not run.name.isdecimal()]
     if kind == "sweep":
         from affect.sweep.run import require_runnable
 

@@ -56,6 +56,17 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="write what is there already again")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads whole numbers from there on."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+        return int(text)
+
+    return whole
+
+
 def path_of(text: str) -> Path:
     """A path; an empty one, as of an unset shell variable, is not the current folder."""
     if not text:

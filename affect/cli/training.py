@@ -90,6 +90,8 @@ def _sweep(options: argparse.Namespace) -> Result:
 
     if (options.file is None) == (options.resume is None):
         raise UserError("sweep takes a FILE, or --resume FOLDER")
+    if options.resume and options.folder:
+        raise UserError("--resume names the sweep's folder: leave --folder out")
     return Result(
         *run(
             options.file,

@@ -66,7 +66,7 @@ def jobs(folder: Path) -> list[Job]:
         raise UserError(
             f"no jobs in {folder}: run this where they were submitted, or give --folder"
         )
-    numbers = {path.name for path in folder.iterdir() if path.name.isdecimal()}
+    numbers = {path.name for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()}
     queued = _queued(numbers)
     started = {number: place for n in numbers for number, place in _started(folder, n)}
     ids = sorted(started.keys() | queued.keys(), key=_order)
@@ -89,12 +89,13 @@ def _job(
         return Job(number, name, state)
     own = _text(place / "state")
     run = Path(_text(place / "run") or place)
+    restarts = _text(place / "restarts")
     progress, metric = _progress(run)
     return Job(
         id=number,
         name=name or _text(place / "name"),
         state=_state(state, own),
-        restarts=int(_text(place / "restarts") or 0),
+        restarts=int(restarts) if restarts.isdecimal() else 0,
         progress=progress,
         metric=metric,
         run=str(run) if run != place else "",
@@ -190,6 +191,6 @@ def _order(number: str) -> tuple[int, int]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""

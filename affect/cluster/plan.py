@@ -55,12 +55,15 @@ def plan(
         raise UserError(f"submit {kind} needs the arguments of the command, such as a file")
     if videos is not None and kind != "all":
         raise UserError("--videos is for `affect submit all`: leave it out")
+    if (array.seeds or array.folds) and kind not in ("fit", "federate", "all"):
+        raise UserError(f"--seeds and --folds are for fit, federate and all, not for {kind}")
     given, waits = tuple(arguments), tuple(after)
     match kind:
         case "extract":
             return [_extraction(given, array, waits)]
         case "sweep":
             agents = array.indices or f"1-{array.agents}"
+            slurm.bounds_of(agents)
             return [Submission("sweep", f"sweep-{Path(given[0]).stem}", given, agents, waits)]
         case "compare":
             jobs = tuple(argument for argument in given if argument.isdecimal())
@@ -84,7 +87,9 @@ def _training(
 
 def _extraction(arguments: tuple[str, ...], array: Array, after: tuple[str, ...]) -> Submission:
     indices = array.indices or f"1-{array.shards}"
-    slurm.first_index(indices)
+    first, last = slurm.bounds_of(indices)
+    if not 1 <= first <= last <= array.shards:
+        raise UserError(f"--array {indices}: shards are 1 to {array.shards} (--shards N)")
     shards = {"SHARDS": str(array.shards)}
     return Submission("extract", "extract", arguments, indices, after, shards)
 
@@ -141,5 +146,5 @@ def _experiment(arguments: Sequence[str], indices: str) -> Experiment:
     Raises:
         UserError: as `config.parse`.
     """
-    index = slurm.first_index(indices) if indices else ""
+    index = str(slurm.bounds_of(indices)[0]) if indices else ""
     return config.parse(["-c", *(text.replace("%a", index) for text in arguments)])

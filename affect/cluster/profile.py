@@ -16,6 +16,9 @@ from affect.errors import UserError, suggestion
 VARIABLE = "AFFECT_PROFILE"
 
 
+_LEAST_SIGNAL_S = 10
+
+
 @dataclass(frozen=True)
 class Profile:
     """A cluster, as its user sees it; what is empty is left to SLURM or to the script.
@@ -89,6 +92,12 @@ def overlaid(profile: Profile, given: Mapping[str, Any]) -> Profile:
     return dataclasses.replace(profile, **chosen, extra=extra)
 
 
+def _number(path: Path, key: str, value: int) -> int:
+    if key == "signal_s" and value < _LEAST_SIGNAL_S:
+        raise UserError(f"the profile {path}: signal_s must be {_LEAST_SIGNAL_S} or more")
+    return value
+
+
 def _value(path: Path, key: str, value: Any) -> Any:
     """A value as its field has it."""
     names = [item.name for item in dataclasses.fields(Profile)]
@@ -103,6 +112,6 @@ def _value(path: Path, key: str, value: Any) -> Any:
         if hint is str or not value:
             return value or getattr(Profile, key)
         if value.isdecimal():
-            return int(value)
+            return _number(path, key, int(value))
     wanted = {str: "a text", tuple[str, ...]: "a list of lines"}.get(hint, "a number, 0 or more")
     raise UserError(f"the profile {path}: {key} must be {wanted}, not {value!r}")

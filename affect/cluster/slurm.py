@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 
 from affect.errors import UserError
 
 _TIMEOUT_S = 60
 _UNREACHED = re.compile("Unable to contact slurm|DNS SRV lookup failed|res_nsearch error")
+_ENDLESS = {"UNLIMITED", "INFINITE"}
+_PART = re.compile(r"(\d+)(?:-(\d+)(?::\d+)?)?")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -82,6 +85,8 @@ def seconds_of(text: str) -> int:
     Raises:
         UserError: it is no such time.
     """
+    if text.upper() in _ENDLESS:
+        return sys.maxsize
     found = _TIME.fullmatch(text)
     if not found:
         raise UserError(f"{text!r} is no time limit: write hours:minutes:seconds, such as 04:00:00")
@@ -116,12 +121,14 @@ def _advice(told: str) -> str:
     return ""
 
 
-def first_index(array: str) -> str:
-    """The first index of an array such as `0-4`, `1,3` or `1-8%2`.
+def bounds_of(array: str) -> tuple[int, int]:
+    """The least and the greatest index of an array such as `0-4`, `1,3` or `1-8%2`.
 
     Raises:
         UserError: it is no array.
     """
-    if not re.fullmatch(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?", array):
+    parts = [_PART.fullmatch(part) for part in re.sub(r"%\d+$", "", array).split(",")]
+    ranges = [(int(part[1]), int(part[2] or part[1])) for part in parts if part]
+    if len(ranges) < len(parts) or any(first > last for first, last in ranges):
         raise UserError(f"{array!r} is no array: write such as 0-4, 1,3 or 0-99%10 (ten at once)")
-    return re.split(r"\D", array)[0]
+    return min(first for first, _ in ranges), max(last for _, last in ranges)

@@ -12,6 +12,7 @@ from pathlib import Path
 from affect.claims import TOUCH_S
 from affect.config import Experiment
 from affect.errors import UserError
+from affect.stopping import deaf
 from affect.sweep import trial as trials
 from affect.sweep.file import SweepFile
 from affect.sweep.folder import ENDED, Sweep, Trial
@@ -77,7 +78,8 @@ class Agent:
                 self._stop_early()
                 self._show_life()
         except BaseException:
-            self._put_all_down()
+            with deaf():
+                self._put_all_down()
             raise
 
     def _fill(self) -> bool:

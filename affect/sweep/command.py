@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from affect import config
 from affect.config import Experiment
 from affect.errors import UserError, nearest
 from affect.sweep.file import SweepFile
-from affect.sweep.space import arguments, drawn, searched
+from affect.sweep.space import Point, arguments, searched
 
 KINDS = ("fit", "federate")
 _TEST = "evaluation.test"
-_MOST_CHECKS = 12
 _VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 _MACRO = re.compile(r"\$\{(\w+)\}")
 _SCORES = ("ccc", "rmse", "pearson", "loss", "ccc_per_recording")
@@ -85,6 +85,8 @@ def command_of(file: SweepFile, configuration: Mapping[str, Any], json_file: str
     for place, word in enumerate(words):
         if word in KINDS and place and Path(words[place - 1]).name == "affect":
             flags = words[place + 1 :]
+            if {"-h", "--help"} & {*flags}:
+                raise UserError("the command asks for help: leave --help out")
             if not any(flag.split("=")[0] == f"--{_TEST}" for flag in flags):
                 flags = [*flags, f"--{_TEST}=false"]
             return Command(tuple(words[:place]), word, tuple(flags))
@@ -95,16 +97,20 @@ def command_of(file: SweepFile, configuration: Mapping[str, Any], json_file: str
 
 
 def checked(file: SweepFile) -> Experiment:
-    """The experiment of the first configuration, where every value of the space is accepted.
+    """The experiment of the first configuration, where every value is accepted.
+
+    Each listed value, and each end of a range, is looked at beside the others' first ones.
 
     Raises:
         UserError: an unknown parameter, a value that is refused, a metric that no run has, or
             a trial that would read the test.
     """
-    longest = max((len(p.places or ()) for p in searched(file.space)), default=1)
-    checks = min(max(longest, 2), _MOST_CHECKS)
-    first, *others = (_experiment(file, place / (checks - 1)) for place in range(checks))
-    for experiment in (first, *others):
+    if any(parameter.key == _TEST for parameter in file.space):
+        raise UserError(f"a sweep's trials do not read the test: leave {_TEST} out")
+    start = {parameter.key: parameter.probes[0] for parameter in searched(file.space)}
+    others = ({**start, p.key: place} for p in searched(file.space) for place in p.probes[1:])
+    first = _experiment(file, start)
+    for experiment in chain([first], (_experiment(file, point) for point in others)):
         if experiment.evaluation.test:
             raise UserError(f"a sweep's trials do not read the test: leave {_TEST} out")
         if experiment.tracking.mode == "online":
@@ -131,10 +137,8 @@ def require_metric(file: SweepFile, experiment: Experiment) -> None:
         raise UserError(f"metric.goal of {name} must be {wanted} (W&B's default is minimize)")
 
 
-def _experiment(file: SweepFile, quantile: float) -> Experiment:
-    quantiles = [quantile] * len(searched(file.space))
-    configuration = arguments(file.space, drawn(file.space, quantiles))
-    return config.parse(command_of(file, configuration).flags)
+def _experiment(file: SweepFile, point: Point) -> Experiment:
+    return config.parse(command_of(file, arguments(file.space, point)).flags)
 
 
 def _macros(

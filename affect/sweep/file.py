@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _ELSEWHERE = {
     "image_uri": "W&B Launch runs images",
     "metrics": "a sweep here has one metric",
 }
+_LARGEST, _LARGEST_EXPONENT = 2**53, 700
+_MOST_VALUES = 10_000
 _METRIC_KEYS = {"name", "goal", "target"}
 _BOUNDS = ("min", "max")
 _NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -112,6 +115,8 @@ def parse(text: str, name: str) -> SweepFile:
         return _sweep(content)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{name}: an anchor stands for what it is part of") from None
 
 
 def _sweep(content: Any) -> SweepFile:
@@ -129,11 +134,14 @@ def _sweep(content: Any) -> SweepFile:
     space = tuple(_parameters(content.get("parameters"), ()))
     if method == "grid":
         space = _on_grid(space)
+    name = content.get("name") or ""
+    if not isinstance(name, str):
+        raise UserError(f"name must be a text, not {name!r}")
     cap = content.get("run_cap")
     if cap is not None and not (_is_integer(cap) and cap > 0):
         raise UserError(f"run_cap must be a whole number above 0, not {cap!r}")
     return SweepFile(
-        name=str(content.get("name") or ""),
+        name=name,
         method=method,
         metric=metric,
         space=space,
@@ -182,14 +190,14 @@ def _hyperband(content: Any) -> Hyperband | None:
         raise UserError(f"early_terminate.type {given!r} is not supported: choose hyperband")
     known = {"type", "min_iter", "max_iter", "s", "eta", "strict"}
     _known(content, known, "early_terminate.")
-    eta = _number(content, "eta", 3, above=1)
+    eta = _number(content, "eta", 3, above=1.1)
     if "max_iter" in content:
         if "s" not in content:
             raise UserError("early_terminate.max_iter needs s, the number of brackets")
         last, count = _number(content, "max_iter", None), _number(content, "s", None)
         brackets = from_last(int(last), count, eta)
     elif "min_iter" in content:
-        brackets = from_first(int(_number(content, "min_iter", None)), eta)
+        brackets = from_first(math.ceil(_number(content, "min_iter", None)), eta)
     else:
         raise UserError("early_terminate needs min_iter, or max_iter and s")
     if not brackets:
@@ -229,7 +237,7 @@ def _parameter(path: tuple[str, ...], given: Mapping[str, Any]) -> Parameter:
     key = ".".join(path)
     settings = {name: value for name, value in given.items() if name != "distribution"}
     kind = given.get("distribution") or _implied(key, settings)
-    if kind not in _NEEDED:
+    if not isinstance(kind, str) or kind not in _NEEDED:
         raise UserError(f"{key}: unknown distribution {kind!r}: {suggestion(str(kind), _NEEDED)}")
     defaults = _defaults(kind)
     for name in _NEEDED[kind]:
@@ -266,20 +274,29 @@ def _rules(kind: str, settings: Mapping[str, Any]) -> Iterator[tuple[bool, str]]
     """Pairs of whether a rule is broken, and what it wants; later ones rely on earlier ones."""
     for name in ("min", "max", "mu", "sigma", "a", "b", "q"):
         if name in settings:
-            yield not _is_number(settings[name]), f"{name} must be a number"
+            yield not _is_number(settings[name]), f"{name} must be a number{_hint(settings[name])}"
     if kind == "int_uniform":
         whole = all(_is_integer(settings[name]) for name in _BOUNDS)
         yield not whole, "min and max of int_uniform must be whole numbers"
+        large = any(abs(settings[name]) > _LARGEST for name in _BOUNDS)
+        yield large, f"min and max of int_uniform may be {_LARGEST} at most"
     if "min" in settings:
         low, high = settings["min"], settings["max"]
         yield not low < high, f"min {low} is not below max {high}"
         yield kind.endswith("log_uniform_values") and not low > 0, f"min of {kind} must be above 0"
+        exponents = kind.removeprefix("q_") in ("log_uniform", "inv_log_uniform")
+        yield (
+            exponents and max(abs(low), abs(high)) > _LARGEST_EXPONENT,
+            f"min and max of {kind} are exponents of e: {kind}_values takes the values themselves",
+        )
     yield not settings.get("sigma", 0) >= 0, "sigma must be 0 or more"
     for name in ("q", "a", "b"):
         yield not settings.get(name, 1) > 0, f"{name} must be above 0"
     if "values" in settings:
         values = settings["values"]
         yield not isinstance(values, list) or not values, "values must be a list, not empty"
+    for value in settings.get("values", [settings.get("value")]):
+        yield not _is_plain(value), f"{value} is no text or number: write it in quotes"
     if "probabilities" in settings:
         yield from _probability_rules(settings["values"], settings["probabilities"])
 
@@ -298,6 +315,9 @@ def _on_grid(space: Space) -> Space:
                 f"{parameter.key}: method grid takes values, int_uniform and q_uniform, not "
                 f"{parameter.kind}: choose method random or bayes"
             )
+        settings = parameter.settings
+        if "q" in settings and settings["max"] - settings["min"] > _MOST_VALUES * settings["q"]:
+            raise UserError(f"{parameter.key}: a grid of more than {_MOST_VALUES} values: raise q")
     return tuple(parameter.on_grid() for parameter in space)
 
 
@@ -319,6 +339,26 @@ def _known(content: Mapping[str, Any], known: Iterable[str], prefix: str) -> Non
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON has it, as W&B's agent hands it on; YAML also knows dates."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _hint(value: Any) -> str:
+    """What to write instead of `1e-5`, which YAML takes for a text."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        number = None
+    if number is None:
+        return f", not {value!r}"
+    return f": YAML takes {value} for a text, write it with a point, such as 1.0e-5"
 
 
 def _is_integer(value: Any) -> bool:

@@ -84,21 +84,26 @@ class Sweep:
     def trials(self) -> list[Trial]:
         """All trials that have a configuration, by number; what has ended is read once."""
         found = dict(self._ended)
-        for path in self.folder.glob("trials/*/trial.json"):
-            number = int(path.parent.name)
-            if number not in found:
-                found[number] = Trial(**json.loads(path.read_text()))
+        for number in self.numbers():
+            if number not in found and (trial := self.trial(number)) is not None:
+                found[number] = trial
         self._ended = {n: trial for n, trial in found.items() if trial.status in ENDED}
         return [found[number] for number in sorted(found)]
 
     def trial(self, number: int) -> Trial | None:
         """A trial as it is now; None if it has no configuration yet."""
         path = self.trial_folder(number) / "trial.json"
-        return Trial(**json.loads(path.read_text())) if path.exists() else None
+        try:
+            return Trial(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is no record of a trial: {error}") from error
 
     def numbers(self) -> list[int]:
         """Numbers of all trials that were ever claimed."""
-        return sorted(int(path.name) for path in self.folder.glob("trials/*"))
+        names = (path.name for path in self.folder.glob("trials/*"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial's files are."""
@@ -150,7 +155,8 @@ def create(folder: Path | None, text: str, name: str, *, seed: int, count: int |
     file = files.parse(text, name)
     sweep_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(8))
     if folder is None:
-        folder = Path("sweeps") / (file.name or Path(name).stem).replace("/", "-") / sweep_id
+        named = (file.name or Path(name).stem).replace("/", "-").strip(".") or "sweep"
+        folder = Path("sweeps") / named / sweep_id
     require_writable(folder)
     record = {"id": sweep_id, "name": name, "seed": seed, "count": count, "file": text}
     claims.created(folder / "sweep.json", json.dumps(record, indent=2) + "\n")

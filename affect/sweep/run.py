@@ -51,6 +51,8 @@ def run(
     for name, given in (("count", count), ("jobs", jobs)):
         if given is not None and given < 1:
             raise UserError(f"--{name} must be at least 1, not {given}")
+    if seed < 0:
+        raise UserError(f"--seed must be 0 or more, not {seed}")
     sweep, experiment = _opened(file, folder, count=count, seed=seed)
     tell(f"sweep {sweep.folder}")
     with _stoppable(sweep.folder):

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 from affect.sweep.distributions import Settings, place, value_at
@@ -15,6 +15,8 @@ from affect.sweep.distributions import Settings, place, value_at
 Point = dict[str, float]
 """A place in the space by the parameters' keys: an index, an integer or a quantile each."""
 
+_TAIL = 0.01
+"""How much at either end of a distribution without ends is not looked at beforehand."""
 _GRIDS = {"categorical", "int_uniform", "q_uniform"}
 
 
@@ -51,6 +53,17 @@ class Parameter:
             return None
         values = [_canonical(value) for value in self.settings["values"]]
         return [values.index(value) for value in dict.fromkeys(values)]
+
+    @property
+    def probes(self) -> Sequence[float]:
+        """Places of all its listed values, else of the ends of its range, or of its bulk."""
+        if self.kind == "int_uniform":
+            return self.settings["min"], self.settings["max"]
+        if self.kind == "categorical_w_probabilities":
+            bounds = pairwise(accumulate(self.settings["probabilities"], initial=0.0))
+            return [(low + high) / 2 for low, high in bounds if low < high]
+        tail = _TAIL if "normal" in self.kind else 0.0
+        return (tail, 1 - tail) if self.places is None else self.places
 
     def on_grid(self) -> Parameter:
         """The same as a grid search takes it.

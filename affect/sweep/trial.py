@@ -24,6 +24,8 @@ from affect.sweep.folder import Sweep, Trial
 KILL_AFTER_S = 30.0
 """From SIGTERM to SIGKILL, as in W&B's agent."""
 _LOOK_S = 0.2
+_AGENTS_OWN = {"WANDB_SERVICE", "AFFECT_RUN_POINTER", "AFFECT_RUN_ID"}
+"""Variables that tell of the agent, or of its job, and not of a trial."""
 _GAVE_WAY = {75, 130, -signal.SIGINT, -signal.SIGTERM}
 
 
@@ -88,7 +90,7 @@ def prepared(sweep: Sweep, trial: Trial) -> Command:
 
 def environment(sweep: Sweep, trial: Trial) -> dict[str, str]:
     """What W&B's agent sets, with W&B offline, and this `affect` first on the path."""
-    known = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    known = {name: value for name, value in os.environ.items() if name not in _AGENTS_OWN}
     given = {"WANDB_PROJECT": sweep.file.project, "WANDB_ENTITY": sweep.file.entity}
     disabled = os.environ.get("WANDB_MODE") == "disabled"
     return {
@@ -118,6 +120,9 @@ def ended(sweep: Sweep, process: Process) -> Trial:
         return sweep.write(trial, status="stopped", value=logged[-1], **found)
     if process.asked_s is not None or code in _GAVE_WAY:
         return put_down(sweep, trial, seconds)
+    if code < 0:
+        reason = f"killed by signal {-code}, as for want of memory"
+        return sweep.write(trial, status="failed", reason=reason, **found)
     reason = _last_words(sweep.trial_folder(trial.number) / "log.txt") or f"exit status {code}"
     return sweep.write(trial, status="failed", reason=reason, **found)
 
