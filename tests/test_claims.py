@@ -123,6 +123,17 @@ def test_another_machines_process_is_judged_by_its_job_and_its_age(
     assert (claims.take(tmp_path) is not None) == free
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"host": "here"}'])
+def test_a_claim_that_tells_nothing_is_judged_by_its_age(tmp_path, text):
+    claim = tmp_path / "claim-0000"
+    claim.write_text(text)
+    assert claims.take(tmp_path) is None
+    assert not claims.own_host(tmp_path)
+    long_ago = time.time() - 2 * claims.STALE_S
+    os.utime(claim, (long_ago, long_ago))
+    assert claims.take(tmp_path) is not None
+
+
 @pytest.mark.parametrize("before", [None, {"age_s": 1000.0}], ids=["new", "of a dead process"])
 def test_of_many_that_come_at_once_one_is_taken(tmp_path, before):
     if before:

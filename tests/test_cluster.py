@@ -75,6 +75,7 @@ def test_a_filled_script_sees_its_set_up_and_arguments_as_they_were_given():
     ("text", "seconds"),
     [
         ("90", 5400),
+        ("UNLIMITED", sys.maxsize),
         ("1:30", 90),
         ("04:00:00", 14400),
         ("2-12", 216000),
@@ -283,6 +284,12 @@ parameters: {optimizer.lr: {min: 0.001, max: 0.1}}
         (["fit", "toy.yaml", "--folds", "0-1"], "data.split.kind ratio has a single fold"),
         (["fit", "toy.yaml", "--seeds", "0-1", "--seed=3"], "--seed is given, and an array"),
         (["fit", "toy.yaml", "--seed=%a"], "%a stands for an array's index: give --array"),
+        (["fit", "toy.yaml", "--seeds", "5-2"], "'5-2' is no array"),
+        (["sweep", "endless.yaml", "--seeds", "0-3"], "for fit, federate and all, not for sweep"),
+        (["extract", "toy.yaml", "--array", "0-2", "--shards", "3"], "shards are 1 to 3"),
+        (["fit", "toy.yaml", "--gpus", "-1"], "'-1' is no whole number of 0 or more"),
+        (["fit", "toy.yaml", "--nodes", "0"], "'0' is no whole number of 1 or more"),
+        (["compare", "12", "absent"], "no such file or folder: absent"),
         (["sweep", "absent.yaml"], "sweep file absent.yaml does not exist"),
         (["sweep", "toy.yaml"], "this is an experiment, not a sweep file"),
         (["sweep", "endless.yaml"], "never ends by itself: give --count N"),
@@ -373,6 +380,15 @@ def test_jobs_that_slurm_has_forgotten_are_told_of_by_what_they_wrote(tmp_path, 
     assert told[0].run == str(finished)
     assert told[1].progress == "fold 2 of 2, epoch 6 of 40"
     assert told[2].progress == ""
+
+
+def test_strangers_among_the_jobs_hide_no_job(tmp_path, no_slurm):
+    started(tmp_path, "12", restarts="3 4", state="done")
+    (tmp_path / "12" / "name").write_bytes(b"\xff")
+    (tmp_path / "17").write_text("a file")
+    (tmp_path / "18").symlink_to("nowhere")
+    (job,) = jobs.jobs(tmp_path)
+    assert (job.id, job.restarts) == ("12", 0)
 
 
 def test_accounts_are_read():

@@ -27,7 +27,7 @@ from tests.clusters import (
 
 pytestmark = pytest.mark.slurm
 
-STEPS = 40
+STEPS = 60
 """Epochs, rounds and videos of a job that is stopped on its way: minutes of work, if paced."""
 TOY = """
 name: toy
@@ -39,6 +39,12 @@ model: {hidden_size: 4, layers: 1}
 trainer: {max_epochs: 1, accelerator: cpu, devices: 1}
 tracking: {mode: disabled}
 federation: {rounds: 1}
+"""
+SWEEP = """
+command: [affect, fit, -c, toy.yaml, --name=swept, --trainer.max_epochs=60, "${args}"]
+method: grid
+metric: {name: val/ccc/mean, goal: maximize}
+parameters: {optimizer.lr: {values: [0.01, 0.02]}}
 """
 PROFILE = "{gpus: 0, cpus: 1, memory: 2G, time: 0:10:00, signal_s: 20, extra: [--comment=tests]}"
 # SLURM looks every 30 s for whom to send the signal, up to a minute early
@@ -149,6 +155,7 @@ def test_a_dry_run_prints_what_sbatch_gets(affect, place):
         (["--partition=nope"], "(there are gpu, high, spare)"),
         (["--memory=900G"], "sbatch refuses"),
         (["--array=5000"], "names MaxArraySize"),
+        (["--after=4999"], "SLURM knows no job 4999"),
     ],
 )
 def test_what_slurm_refuses_is_told_in_a_line(place, capsys, flags, message):
@@ -338,7 +345,11 @@ def intruder(limited):
 
 
 def record_of(affect, number):
-    return json.loads((Path(job_of(affect, number)["run"]) / "run.json").read_text())
+    return record_at(Path(job_of(affect, number)["run"]))
+
+
+def record_at(run):
+    return json.loads((run / "run.json").read_text())
 
 
 def test_two_do_not_work_in_one_run(affect, limited, intruder):
@@ -359,8 +370,8 @@ def test_a_task_of_an_array_is_requeued_alone_and_no_more_often_than_stated(affe
         [ "$SLURM_ARRAY_TASK_ID" = 0 ] || exit 75
         """,
     )
-    given = ["submit", "sweep", "sweep.yaml", "--of=%a", "--array=0-1", "--profile", profile]
-    number = affect(*given)["jobs"]["sweep-sweep"]
+    given = ["submit", "fit", "toy.yaml", "--seed=%a", "--array=0-1", "--profile", profile]
+    number = affect(*given)["jobs"]["fit-toy"]
     wait_for(lambda: over(affect, number), "the array has not ended")
     told = {job["id"]: job for job in affect("jobs")["jobs"] if job["id"].startswith(f"{number}_")}
     assert [job["state"] for job in told.values()] == [
@@ -368,9 +379,22 @@ def test_a_task_of_an_array_is_requeued_alone_and_no_more_often_than_stated(affe
         "failed: preempted after 1 restarts",
     ]
     assert [job["restarts"] for job in told.values()] == [0, 1]
-    agent = f"sweep sweep.yaml --folder sweeps/{number} --agent"
-    assert Path("ran.0").read_text() == f"{agent} --of=0\n"
-    assert Path("ran.1").read_text() == f"{agent} --of=1\n" * 2
+    assert Path("ran.0").read_text() == "fit -c toy.yaml --seed=0\n"
+    assert Path("ran.1").read_text() == "fit -c toy.yaml --seed=1\n" * 2
+
+
+def test_a_sweeps_agent_that_gives_way_goes_on_with_its_trials(affect, place):
+    Path("sweep.yaml").write_text(SWEEP)
+    number = affect("submit", "sweep", "sweep.yaml", "--agents=1")["jobs"]["sweep-sweep"]
+    wait_for(lambda: list(Path("runs/swept").glob("*/metrics.csv")), "no trial has begun")
+    asked("scancel", "--batch", "--signal=USR1", f"{number}_1")
+    wait_for(lambda: over(affect, number), "the sweep has not ended")
+    (job,) = affect("jobs", number)["jobs"]
+    assert (job["state"], job["restarts"], job["run"]) == ("done", 1, "")
+    records = sorted(Path("sweeps", number).glob("trials/*/trial.json"))
+    trials = [json.loads(path.read_text()) for path in records]
+    assert [trial["status"] for trial in trials] == ["done", "done"]
+    assert record_at(Path(trials[0]["run"]))["restarts"] == 1
 
 
 def over(affect, number):

@@ -19,7 +19,7 @@ from affect.cli import main
 from affect.errors import UserError
 from affect.sweep.folder import Trial, create, open_sweep
 from affect.sweep.summary import ranked
-from affect.sweep.trial import processes_of
+from affect.sweep.trial import environment, processes_of
 from tests import trial_program
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -154,6 +154,58 @@ def test_a_signal_puts_trials_down(place):
     assert rates_begun(place) == RATES
 
 
+def test_a_second_signal_leaves_no_trial_running(place):
+    process = background(sweep_file(place), "--folder", "s", EPOCH_S="20")
+    until(lambda: list(place.glob("runs/*/*/metrics.csv")))
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.01)
+    process.communicate(timeout=60)
+    (trial,) = open_sweep(Path("s")).trials()
+    assert trial.status == "interrupted"
+    assert not processes_of(trial.run_id)
+
+
+def test_a_trial_that_was_killed_says_so(place, capsys):
+    process = background(sweep_file(place), "--folder", "s", "--count", 1, EPOCH_S="20")
+    until(lambda: list(place.glob("runs/*/*/metrics.csv")))
+    (trial,) = open_sweep(Path("s")).trials()
+    for pid in processes_of(trial.run_id):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    (trial,) = open_sweep(Path("s")).trials()
+    assert trial.reason == "killed by signal 9, as for want of memory"
+
+
+def test_a_count_goes_over_the_files_cap(place):
+    path = sweep_file(place, run_cap=1)
+    assert agent(path) == 0
+    assert rates_begun(place) == RATES[:1]
+    assert main(["sweep", "--resume", "s", "--agent", "--count", "2"]) == 0
+    assert rates_begun(place) == RATES[:2]
+
+
+def test_a_trial_is_told_nothing_of_the_agents_job(place, monkeypatch):
+    monkeypatch.setenv("AFFECT_RUN_POINTER", str(place / "pointer"))
+    monkeypatch.setenv("AFFECT_RUN_ID", "mine")
+    sweep = create(Path("s"), sweep_file(place).read_text(), "sweep.yaml", seed=0, count=None)
+    assert sweep.take(0)
+    trial = Trial(0, {}, {}, "id-0000", str(place / "runs"))
+    known = environment(sweep, trial)
+    assert not {"AFFECT_RUN_POINTER", "AFFECT_RUN_ID"} & known.keys()
+    assert known["WANDB_RUN_ID"] == "id-0000"
+
+
+def test_a_folder_with_strangers_in_it_is_read(place):
+    assert agent(sweep_file(place), "--count", 1) == 0
+    (place / "s" / "trials" / "copy").mkdir()
+    (place / "s" / "trials" / "copy" / "trial.json").write_text("")
+    assert len(open_sweep(Path("s")).trials()) == 1
+    (place / "s" / "trials" / "0000" / "trial.json").write_text("")
+    with pytest.raises(UserError, match="is no record of a trial"):
+        open_sweep(Path("s")).trials()
+
+
 def test_hyperband_stops_trials_that_lag_behind(place, monkeypatch):
     monkeypatch.setenv("EPOCH_S", "0.1")
     parameters = with_parameters(
@@ -221,6 +273,8 @@ def test_a_folder_belongs_to_one_file(place):
         ([], "sweep takes a FILE, or --resume FOLDER"),
         (["missing.yaml"], "sweep file missing.yaml does not exist"),
         (["--resume", "nowhere"], "no sweep at nowhere"),
+        (["sweep.yaml", "--seed", "-1"], "--seed must be 0 or more"),
+        (["--resume", "s", "--folder", "t"], "--resume names the sweep's folder"),
         (["sweep.yaml", "--jobs", "0"], "--jobs must be at least 1"),
         (["sweep.yaml", "--count", "-1"], "--count must be at least 1"),
         (["endless.yaml"], "method random never ends by itself: give --count N"),

@@ -1,5 +1,6 @@
 """Sweep files: W&B's distributions, grids, brackets and commands, and what is refused."""
 
+import datetime
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from affect.sweep.space import arguments, digest, drawn, grid, size
 
 SWEEPS = sorted((Path(__file__).parents[1] / "experiments" / "sweeps").glob("*.yaml"))
 QUANTILES = st.floats(0.001, 0.999)
+WEIGHTED = {"values": [False, True, False], "probabilities": [0.1, 0.8, 0.1]}
 BASE = {
     "program": "affect",
     "command": ["affect", "fit", "${args}"],
@@ -212,6 +214,28 @@ def test_a_trial_never_reads_the_test():
     assert not command.checked(first).evaluation.test
     with pytest.raises(UserError, match=re.escape("leave evaluation.test out")):
         command.checked(parsed(command=["affect", "fit", "--evaluation.test=true", "${args}"]))
+    for test in ({"evaluation.test": WEIGHTED}, {"evaluation": {"parameters": {"test": WEIGHTED}}}):
+        with pytest.raises(UserError, match=re.escape("leave evaluation.test out")):
+            command.checked(parsed(parameters=test))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"values": ["ccc", "nosuch", "mse"], "probabilities": [0.1, 0.8, 0.1]},
+        {"values": [*(["ccc"] * 30), "nosuch", "mse"]},
+    ],
+)
+def test_every_value_of_a_list_is_looked_at(values):
+    with pytest.raises(UserError, match="nosuch"):
+        command.checked(parsed(parameters={"loss.name": values}))
+
+
+def test_the_far_tails_of_a_distribution_may_be_of_no_use():
+    normal = {"distribution": "normal", "mu": 0.3, "sigma": 0.05}
+    command.checked(parsed(parameters={"model.dropout": normal}))
+    with pytest.raises(UserError, match=r"model\.dropout"):
+        command.checked(parsed(parameters={"model.dropout": {**normal, "sigma": 0.4}}))
 
 
 # --- what is refused ---------------------------------------------------------------------------
@@ -242,6 +266,8 @@ def test_a_trial_never_reads_the_test():
             "has no bracket",
         ),
         ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "eta must be"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1.0000001}}, "eta must"),
+        ({"name": ["a"]}, "name must be a text, not ['a']"),
         (
             {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": "yes"}},
             "early_terminate.strict must be true or false, not 'yes'",
@@ -274,6 +300,13 @@ def test_what_is_not_supported_is_refused_by_name(changes, message):
         ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "must sum to 1"),
         ({"values": [1], "probabilities": [-1]}, "numbers of 0 or more"),
         ({"parameters": {"y": {"value": 1}}, "value": 2}, "x.value is not supported"),
+        ({"min": "1e-5", "max": 1}, "write it with a point, such as 1.0e-5"),
+        ({"min": 0, "max": 10**30}, "min and max of int_uniform may be 9007199254740992 at most"),
+        ({"distribution": "log_uniform", "min": 0.1, "max": 1000}, "log_uniform_values takes"),
+        ({"distribution": "q_log_uniform", "min": 0.1, "max": 1e5}, "are exponents of e"),
+        ({"distribution": ["uniform"], "min": 0, "max": 1}, "unknown distribution ['uniform']"),
+        ({"values": [datetime.date(2020, 1, 1)]}, "2020-01-01 is no text or number"),
+        ({"value": datetime.date(2020, 1, 1)}, "2020-01-01 is no text or number"),
     ],
 )
 def test_a_parameter_that_cannot_be_searched_is_refused(settings, message):
@@ -281,7 +314,26 @@ def test_a_parameter_that_cannot_be_searched_is_refused(settings, message):
         parameter(**settings)
 
 
+def test_the_first_bracket_is_one_at_least():
+    rule = parsed(early_terminate={"type": "hyperband", "min_iter": 0.5}).hyperband
+    assert rule.brackets[:3] == (1, 3, 9)
+
+
+def test_a_file_that_has_itself_in_it_is_refused():
+    text = "method: random\nparameters: &a {x: {parameters: *a}}\n"
+    with pytest.raises(UserError, match="an anchor stands for what it is part of"):
+        file.parse(text, "sweep.yaml")
+
+
+def test_a_command_that_asks_for_help_is_refused():
+    with pytest.raises(UserError, match="leave --help out"):
+        command.checked(parsed(command=["affect", "fit", "--help"]))
+
+
 def test_a_grid_refuses_what_has_no_end():
+    fine = {"distribution": "q_uniform", "min": 0, "max": 1, "q": 1e-9}
+    with pytest.raises(UserError, match="a grid of more than 10000 values: raise q"):
+        parsed(method="grid", parameters={"x": fine})
     with pytest.raises(UserError, match=r"optimizer\.lr: method grid takes values.*not uniform"):
         parsed(method="grid")
 
