@@ -116,6 +116,7 @@ def test_the_profile_in_the_folder_of_scripts_is_a_profile():
         ("partitoin: gpu", "unknown key 'partitoin': did you mean 'partition'?"),
         ("gpus: two", "gpus must be a number, 0 or more, not 'two'"),
         ("gpus: -1", "gpus must be a number, 0 or more, not '-1'"),
+        ("signal_s: 0", "signal_s must be 10 or more"),
         ("account: [a]", "account must be a text"),
         ("setup: {a: b}", "setup must be a list of lines"),
         ("- gpu", "must hold keys and values"),

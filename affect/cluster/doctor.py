@@ -65,11 +65,10 @@ def _found(what: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _gpus() -> Finding:
-    given = next(filter(None, map(os.environ.get, _GIVEN)), None)
-    if shutil.which("nvidia-smi") is None and given:
-        advice = "ask who runs the machine; in a container, start it with --nv"
-        return Finding("GPUs", BROKEN, f"SLURM gave GPU {given}, no nvidia-smi", advice)
     if shutil.which("nvidia-smi") is None:
+        if given := next(filter(None, map(os.environ.get, _GIVEN)), None):
+            advice = "ask who runs the machine; in a container, start it with --nv"
+            return Finding("GPUs", BROKEN, f"SLURM gave GPU {given}, no nvidia-smi", advice)
         advice = "fine on a login node and for CPU work; else ask for one: --gpus 1"
         return Finding("GPUs", MISSING, "no nvidia-smi", advice)
     query = "--query-gpu=name,memory.total,driver_version"

@@ -12,7 +12,6 @@ from affect.cluster.submission import Submission
 from affect.config import Experiment
 from affect.errors import UserError
 
-REPORT = "report.html"
 _ONE_FOLD = ("ratio", "listed")
 KINDS = ("fit", "federate", "extract", "sweep", "compare", "all")
 
@@ -117,7 +116,7 @@ def _all(
 def _without_out(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The experiment's arguments, and `--out FILE` of the comparison, a page by default."""
     if "--out" not in arguments:
-        return arguments, ("--out", REPORT)
+        return arguments, ("--out", "report.html")
     at = arguments.index("--out")
     return arguments[:at] + arguments[at + 2 :], arguments[at : at + 2]
 

@@ -13,10 +13,9 @@ import yaml
 
 from affect.errors import UserError, suggestion
 
-VARIABLE = "AFFECT_PROFILE"
-
-
 _LEAST_SIGNAL_S = 10
+"""0 would be no signal at all."""
+VARIABLE = "AFFECT_PROFILE"
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,6 @@ def overlaid(profile: Profile, given: Mapping[str, Any]) -> Profile:
     return dataclasses.replace(profile, **chosen, extra=extra)
 
 
-def _number(path: Path, key: str, value: int) -> int:
-    if key == "signal_s" and value < _LEAST_SIGNAL_S:
-        raise UserError(f"the profile {path}: signal_s must be {_LEAST_SIGNAL_S} or more")
-    return value
-
-
 def _value(path: Path, key: str, value: Any) -> Any:
     """A value as its field has it."""
     names = [item.name for item in dataclasses.fields(Profile)]
@@ -112,6 +105,8 @@ def _value(path: Path, key: str, value: Any) -> Any:
         if hint is str or not value:
             return value or getattr(Profile, key)
         if value.isdecimal():
-            return _number(path, key, int(value))
+            if key == "signal_s" and int(value) < _LEAST_SIGNAL_S:
+                raise UserError(f"the profile {path}: {key} must be {_LEAST_SIGNAL_S} or more")
+            return int(value)
     wanted = {str: "a text", tuple[str, ...]: "a list of lines"}.get(hint, "a number, 0 or more")
     raise UserError(f"the profile {path}: {key} must be {wanted}, not {value!r}")
