@@ -76,7 +76,7 @@ def ours(folder: Path, size: Size) -> dict[str, Any]:
     with ExitStack() as stack:
         coming = {
             name: stack.enter_context(
-                federation_of(workers, folder, _changed(experiment, change), held, preparation)
+                federation_of(workers, folder, changed(experiment, **change), held, preparation)
             )
             for name, (workers, change) in kinds.items()
         }
@@ -95,7 +95,8 @@ def ours(folder: Path, size: Size) -> dict[str, Any]:
     return {"samples": samples, "model": loop.parameters, "equal": equal}
 
 
-def _changed(experiment: Experiment, change: dict[str, Any]) -> Experiment:
+def changed(experiment: Experiment, **change: Any) -> Experiment:
+    """The experiment with changes to its federation."""
     return dataclasses.replace(
         experiment, federation=dataclasses.replace(experiment.federation, **change)
     )
