@@ -34,6 +34,7 @@ def flower(tmp_path):
     home = tmp_path / "home"
     known = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
     own = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -49,7 +49,7 @@ def test_a_job_takes_no_lock_and_makes_no_data_base_where_others_write(tmp_path,
     }
     options = f"-f --seccomp-bpf -yy -s 4096 -ff -o {node}/log -e trace={CALLS},flock,fcntl"
     words = shlex.join([sys.executable, "-B", "-m", "affect", command, "-c", "toy.yaml"])
-    script = f". {HOME}/slurm/job.sh; exec strace {options} {words}"
+    script = f"set -- toy.yaml; . {HOME}/slurm/job.sh; exec strace {options} {words}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=shared, env=known, capture_output=True, text=True, check=False
     )

@@ -148,7 +148,7 @@ def test_what_keeps_runs_from_their_server_is_told(server, surroundings, capsys,
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9 does not answer" in upload(capsys)[2][-1]
     monkeypatch.delenv("WANDB_API_KEY")
-    assert "no key for http://127.0.0.1:9: `wandb login`" in upload(capsys)[2][-1]
+    assert "no key for W&B's server http://127.0.0.1:9: `wandb login`" in upload(capsys)[2][-1]
 
 
 def online(mode):
