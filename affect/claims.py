@@ -32,6 +32,8 @@ from typing import Any
 
 from affect.errors import UserError
 
+_NEEDED = {"host", "pid", "birth", "start"}
+"""What a claim must tell."""
 STALE_S = 120.0
 """A claim that its owner has not touched for so long is that of a dead process."""
 TOUCH_S = 10.0
@@ -163,7 +165,7 @@ def _owner(claim: Path) -> dict[str, Any]:
         told = json.loads(claim.read_text())
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) and told.keys() >= _myself().keys() else {}
+    return told if isinstance(told, dict) and told.keys() >= _NEEDED else {}
 
 
 def _myself() -> dict[str, Any]:

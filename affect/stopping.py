@@ -64,13 +64,8 @@ def giving_way(message: str = "") -> Iterator[None]:
 @contextmanager
 def deaf() -> Iterator[None]:
     """No signal that asks for an end is heard until the block, which ends soon, has tidied away."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
+    with _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -79,7 +74,12 @@ def deaf_to_interrupts() -> Iterator[None]:
 
     A terminal sends the one to all processes, SLURM the other.
     """
-    numbers = (signal.SIGINT, signal.SIGUSR1)
+    with _ignoring(signal.SIGINT, signal.SIGUSR1):
+        yield
+
+
+@contextmanager
+def _ignoring(*numbers: signal.Signals) -> Iterator[None]:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield

@@ -231,6 +231,15 @@ def test_every_value_of_a_list_is_looked_at(values):
         command.checked(parsed(parameters={"loss.name": values}))
 
 
+def test_of_listed_numbers_the_ends_are_looked_at():
+    listed = parameter(values=[3, 0.5, "a", 7, 2, True, 0.25, "a", 9, 4])
+    assert [listed.value(place) for place in listed.probes] == [0.5, "a", 2, True, 0.25, 9]
+    for values in ([1, 2, 0, 3], [0.1, 0.2, 1.5, 0.3], [0.1, 2]):
+        with pytest.raises(UserError, match=r"model\.(layers|dropout)"):
+            key = "model.layers" if isinstance(values[0], int) else "model.dropout"
+            command.checked(parsed(parameters={key: {"values": values}}))
+
+
 def test_the_far_tails_of_a_distribution_may_be_of_no_use():
     normal = {"distribution": "normal", "mu": 0.3, "sigma": 0.05}
     command.checked(parsed(parameters={"model.dropout": normal}))

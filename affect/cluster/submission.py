@@ -71,8 +71,8 @@ def submit(jobs: Sequence[Submission], profile: Profile, nodes: int = 1) -> dict
         UserError: one waits for a job that nobody knows; or SLURM refuses one: those before it
             are named, and stay.
     """
-    require_writable(_folder(profile))
     _refuse_unknown(jobs, profile)
+    require_writable(_folder(profile))
     ids: dict[str, str] = {}
     for job in jobs:
         named = _resolved(job, ids)

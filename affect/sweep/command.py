@@ -99,7 +99,7 @@ def command_of(file: SweepFile, configuration: Mapping[str, Any], json_file: str
 def checked(file: SweepFile) -> Experiment:
     """The experiment of the first configuration, where every value is accepted.
 
-    Each listed value, and each end of a range, is looked at beside the others' first ones.
+    Each parameter's values are looked at beside the others' first ones; see `Parameter.probes`.
 
     Raises:
         UserError: an unknown parameter, a value that is refused, a metric that no run has, or

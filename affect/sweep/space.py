@@ -56,14 +56,19 @@ class Parameter:
 
     @property
     def probes(self) -> Sequence[float]:
-        """Places of all its listed values, else of the ends of its range, or of its bulk."""
+        """Places of listed values, else of the ends of its range, or of its bulk.
+
+        Of listed numbers these are the least and the greatest: to try a value takes long.
+        """
         if self.kind == "int_uniform":
             return self.settings["min"], self.settings["max"]
+        if self.kind == "categorical":
+            return _telling(self.settings["values"], self.places or ())
         if self.kind == "categorical_w_probabilities":
             bounds = pairwise(accumulate(self.settings["probabilities"], initial=0.0))
             return [(low + high) / 2 for low, high in bounds if low < high]
         tail = _TAIL if "normal" in self.kind else 0.0
-        return (tail, 1 - tail) if self.places is None else self.places
+        return tail, 1 - tail
 
     def on_grid(self) -> Parameter:
         """The same as a grid search takes it.
@@ -138,6 +143,13 @@ def drawn(space: Space, quantiles: Sequence[float]) -> Point:
 def digest(configuration: Mapping[str, Any]) -> str:
     """What two configurations share only if they are the same."""
     return hashlib.sha256(_canonical(configuration).encode()).hexdigest()[:24]
+
+
+def _telling(values: Sequence[Any], places: Sequence[float]) -> list[int]:
+    """The places whose values are to be tried: of whole and of broken numbers the ends alone."""
+    of = {kind: [int(p) for p in places if type(values[int(p)]) is kind] for kind in (int, float)}
+    ends = {pick(at, key=values.__getitem__) for at in of.values() if at for pick in (min, max)}
+    return sorted(ends.union(int(p) for p in places if type(values[int(p)]) not in of))
 
 
 def _canonical(value: Any) -> str:
