@@ -64,7 +64,7 @@ def run(
             return _counted(sweep)
         from affect.sweep.summary import summarise, to_table
 
-        tell("the best trial is tested")
+        tell("the trials are ranked, and the best is tested once")
         summary = summarise(sweep)
     return to_table(summary), summary.to_json()
 
