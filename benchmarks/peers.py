@@ -41,7 +41,7 @@ _TOGETHER = 1e-4
 def measure(folder: Path, quick: bool) -> Outcome:
     """Seconds a round of few and of many tiny clients by each, on one core.
 
-    The tiny ones are also trained in cohorts, as one batched computation.
+    Clients are also trained in cohorts, as one batched computation, by which tiny ones are judged.
     """
     goal = "in process no slower than pfl-research"
     if importlib.util.find_spec("pfl") is None:
